@@ -1,0 +1,225 @@
+"""The configuration of a run: names, types, defaults and checks of every field of the YAML files in `configs/`.
+
+One YAML file is one complete run. Unknown keys are errors with a suggestion; derived numbers are computed in
+`s4d.data.plan` and printed once. `load(path, overrides)` is the only way in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Modality = Literal["image", "video"]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values are immutable after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class MoaeConfig(Section):
+    """Mixture of adapter experts, parallel to the dense MLP of the upper blocks."""
+
+    num_experts: int = Field(8, ge=1)
+    top_k: int = Field(2, ge=1)
+    first_layer: int | None = Field(None, description="first block with experts; null: the upper half")
+    hidden_ratio: float = Field(0.25, gt=0, description="expert width as a share of the model width")
+    zero_init: bool = Field(True, description="zero-initialised up-projection, so that training starts at the dense model")
+    router_noise: Literal["off", "train", "always"] = "train"
+    capacity_factor: float | None = Field(None, gt=0, description="null: dropless; a number: the released token-order drop")
+    balance: Literal["switch", "release"] = Field("switch", description="formula of the load-balance term")
+    balance_weight: float = Field(1e-2, ge=0)
+    lr_multiplier: float = Field(1.0, gt=0, description="learning rate of experts and routers relative to the head's")
+    layer_decay: bool = Field(False, description="apply layer-wise decay to experts and routers too, as released")
+
+    @model_validator(mode="after")
+    def _top_k_fits(self) -> MoaeConfig:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k {self.top_k} is larger than num_experts {self.num_experts}")
+        return self
+
+
+class ModelConfig(Section):
+    """Architecture. `size` names a row of `s4d.models.sizes.SIZES`; the optional fields replace single values of it."""
+
+    size: str = "base"
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    decoder_embed_dim: int | None = None
+    decoder_depth: int | None = None
+    decoder_num_heads: int | None = None
+    image_size: int = Field(160, ge=16, description="pixels; height and width of every frame")
+    num_frames: int = Field(16, ge=1, description="frames of a clip")
+    patch_size: int = 16
+    tubelet_size: int = 2
+    position_frames: int | None = Field(None, description="frames spanned by the position table; null: num_frames")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="largest drop-path rate, linear over depth, one draw per sequence")
+    init_from: str | None = Field(None, description="run folder, checkpoint folder or imported file with the initial weights")
+    init_final_norm: bool = Field(False, description="fill fc_norm from the pre-trained encoder norm")
+    moae: MoaeConfig = MoaeConfig()
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> ModelConfig:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.num_frames % self.tubelet_size:
+            raise ValueError(f"num_frames {self.num_frames} is not a multiple of tubelet_size {self.tubelet_size}")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Temporal slices, rows and columns of a clip's token grid."""
+        side = self.image_size // self.patch_size
+        return self.num_frames // self.tubelet_size, side, side
+
+
+class AugmentConfig(Section):
+    """Random changes to one modality's training samples; what is null or 0 is off."""
+
+    resize: Literal["square", "short_side"] = Field("short_side", description="square ignores the aspect, as released")
+    resize_to: int | None = Field(None, description="pixels before the crop; null: crop straight from the decoded frame")
+    crop: Literal["random_resized", "random", "center"] = "random_resized"
+    crop_area: tuple[float, float] = (0.5, 1.0)
+    crop_aspect: tuple[float, float] = (0.75, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
+    flip: float = Field(0.5, ge=0, le=1)
+    color_jitter: float = Field(0.0, ge=0, description="largest relative change of brightness, contrast and saturation")
+    randaug_ops: int = Field(0, ge=0)
+    randaug_magnitude: float = 7.0
+    randaug_std: float = 0.5
+    randaug_probability: float = Field(0.5, ge=0, le=1)
+    erase: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
+    erase_fill: Literal["noise", "black"] = "noise"
+
+
+class MixConfig(Section):
+    """Mixup and cutmix between neighbours of the global order, and label smoothing."""
+
+    mixup_alpha: float = Field(0.0, ge=0)
+    cutmix_alpha: float = Field(0.0, ge=0)
+    switch_probability: float = Field(0.5, ge=0, le=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    scope: Literal["pair", "batch"] = Field("pair", description="one draw per pair, or one per step and modality as released")
+
+
+class SourceConfig(Section):
+    """One dataset in the mix."""
+
+    name: str = Field(description="unique; also the name of the classification head")
+    modality: Modality
+    manifest: str
+    train_split: str = "train"
+    test_split: str = "test"
+    fold: int | None = None
+    classes: list[str] | None = Field(None, description="class names in head order; null: the manifest's own order")
+    sampling: Literal["natural", "balanced", "sqrt"] = "natural"
+    rate: float = Field(1.0, gt=0, description="share of the dataset that passes in one epoch")
+    views: int = Field(1, ge=1, description="differently augmented views of one decoded sample (repeated augmentation)")
+    stride: int = Field(4, ge=1, description="frames between two sampled frames of a clip")
+    window: Literal["full", "voxceleb2"] = Field("full", description="voxceleb2: the top-centre 160/224 window of the frame")
+
+
+class DataConfig(Section):
+    """Datasets and how their samples become pixels."""
+
+    sources: list[SourceConfig] = Field(min_length=1)
+    image: AugmentConfig = AugmentConfig()
+    video: AugmentConfig = AugmentConfig()
+    mix: MixConfig = MixConfig()
+    mask_ratio: dict[Modality, float] = {"image": 0.9, "video": 0.95}
+    frame_sampling: Literal["window", "release"] = Field("window", description="release: the released rule for short clips")
+    order: Literal["natural", "lexicographic"] = Field("natural", description="order of frame files in a folder")
+    on_error: Literal["error", "skip"] = "error"
+    workers: int = Field(1, ge=0, description="decoding processes per rank; 0: decode in the training process")
+    val_share: float = Field(0.0, ge=0, lt=1, description="share of the train split carved off by identity for selection")
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> DataConfig:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: names must be unique, got {names}")
+        return self
+
+
+class BatchConfig(Section):
+    """Global quotas of one optimizer step: views per source, over all ranks and accumulation."""
+
+    per_step: dict[str, int] = Field(description="source name -> views in one optimizer step")
+    accumulation: int = Field(1, ge=1)
+    batching: Literal["packed", "alternate"] = Field("packed", description="alternate: one modality per step, as released")
+    loss_weights: dict[Modality, float] | None = Field(None, description="null: the released step shares")
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule; pure functions of the step."""
+
+    lr: float = Field(gt=0, description="peak learning rate at reference_batch samples a step")
+    reference_batch: int | None = Field(None, description="lr scales with batch / reference_batch; null: lr is final")
+    min_lr: float = Field(0.0, ge=0)
+    warmup_lr: float = Field(0.0, ge=0)
+    warmup_share: float = Field(0.05, ge=0, le=1, description="share of all steps spent warming up")
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    decay_rule: Literal["matrices", "release"] = Field(
+        "matrices", description="matrices: only tensors of two or more dimensions decay; release: also q/v bias and mask token"
+    )
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    max_grad_norm: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the moving average of the weights; null: off")
+
+
+class EngineConfig(Section):
+    """How the run is executed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16"] = "bf16"
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, description="optimizer steps in all; instead of epochs")
+    log_every: int = Field(10, ge=1)
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: only at the end")
+    keep_last: int = Field(2, ge=1)
+    eval_every: int | None = Field(None, ge=1, description="steps between evaluations; null: only at the end")
+    backends: dict[str, str] = Field({}, description="op -> backend, for example {attention: reference}")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> EngineConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+
+class EvalConfig(Section):
+    """Evaluation of the finished model."""
+
+    protocol: Literal["held-out", "release"] = Field("held-out", description="release: select on the test split")
+    temporal_views: int = Field(2, ge=1, description="distinct windows that together cover the whole clip")
+    spatial_views: int = Field(1, ge=1)
+    batch_size: int = Field(16, ge=1, description="clips per rank and forward; images use four times as many")
+    frame_baseline: bool = Field(False, description="also score clips by their best single frame repeated")
+
+
+class Config(Section):
+    """One complete run."""
+
+    name: str
+    run_dir: str
+    seed: int = 0
+    task: Literal["pretrain", "finetune"]
+    mode: Literal["single", "multitask", "moae"] = Field("moae", description="fine-tuning: one source, no experts, experts")
+    recipe: Literal["s4d", "release"] = "s4d"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    batch: BatchConfig
+    optim: OptimConfig
+    engine: EngineConfig
+    evaluation: EvalConfig = EvalConfig()
+
+
+def load(path: Path | str, overrides: list[str] | None = None) -> Config:
+    """Read one YAML file, apply dotted `key=value` overrides and check it; UsageError names file and field."""
+    raise NotImplementedError

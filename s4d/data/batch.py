@@ -1,0 +1,120 @@
+"""The records that cross the border between data and model: uint8 pixels and one packed token stream.
+
+Letters: n samples of a group, B sequences of the batch (images first, then clips), T tokens, V visible, M masked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kernels.patch import Erase, Mix
+
+MODALITIES = ("image", "video")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelGroup:
+    """Decoded samples of one modality and one shape; `pixels` is uint8 (n, frames, height, width, 3)."""
+
+    pixels: Tensor
+    modality: str
+    sample_ids: tuple[str, ...]
+    mix: Mix | None = None
+    erase: Erase | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 5 or self.pixels.shape[-1] != 3:
+            raise ValueError(f"pixels: expected (n, frames, height, width, 3), got {tuple(self.pixels.shape)}")
+        if self.modality not in MODALITIES:
+            raise ValueError(f"modality: expected one of {MODALITIES}, got {self.modality!r}")
+        if len(self.sample_ids) != self.pixels.shape[0]:
+            raise ValueError(f"sample_ids: expected {self.pixels.shape[0]} entries, got {len(self.sample_ids)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadTargets:
+    """Soft targets of one classification head: `sequences` (m,) int64 indexes the batch, `targets` is (m, classes).
+
+    A head without a sample in the batch is present with m = 0, so that every head contributes to every step.
+    """
+
+    head: str
+    modality: str
+    sequences: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedBatch:
+    """One micro batch: pixel groups and the token table of all sequences, end to end.
+
+    Tokens of a sequence are in raster order (temporal slice, row, column); sequences follow the groups. `layout` is
+    the host tuple of (count, length) runs behind `cu_seqlens`; the `_visible` fields describe the encoder's stream
+    (all tokens in fine-tuning, where `masked_indices` is empty). `step_samples` is the number of samples of each
+    modality in the whole optimizer step, over ranks and accumulation: the normaliser of the losses.
+    """
+
+    groups: tuple[PixelGroup, ...]
+    cu_seqlens: Tensor
+    max_seqlen: int
+    layout: tuple[tuple[int, int], ...]
+    visible_indices: Tensor
+    masked_indices: Tensor
+    cu_seqlens_visible: Tensor
+    max_seqlen_visible: int
+    layout_visible: tuple[tuple[int, int], ...]
+    positions: Tensor
+    modality: Tensor
+    heads: tuple[HeadTargets, ...]
+    step_samples: dict[str, int]
+    seed: int
+    epoch: int
+    noise_keys: Tensor
+    drop_path_keep: Tensor | None = None
+    labels_hard: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        sequences = sum(group.pixels.shape[0] for group in self.groups)
+        for name in ("cu_seqlens", "cu_seqlens_visible"):
+            if getattr(self, name).shape != (sequences + 1,):
+                raise ValueError(f"{name}: expected ({sequences + 1},), got {tuple(getattr(self, name).shape)}")
+        for name in ("modality", "noise_keys"):
+            if getattr(self, name).shape != (sequences,):
+                raise ValueError(f"{name}: expected ({sequences},), got {tuple(getattr(self, name).shape)}")
+        tokens = sum(count * length for count, length in self.layout)
+        if self.positions.shape != (tokens,):
+            raise ValueError(f"positions: expected ({tokens},), got {tuple(self.positions.shape)}")
+        if self.visible_indices.numel() + self.masked_indices.numel() != tokens:
+            raise ValueError(
+                f"visible and masked tokens: expected {tokens} in all, got "
+                f"{self.visible_indices.numel()} and {self.masked_indices.numel()}"
+            )
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in the batch."""
+        return int(self.modality.shape[0])
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """Copy of the batch with every tensor on `device`."""
+        return _move(self, device)
+
+
+def _move(record: PackedBatch, device: torch.device) -> PackedBatch:
+    def moved(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, tuple):
+            return tuple(moved(item) for item in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {item.name: moved(getattr(value, item.name)) for item in dataclasses.fields(value)}
+            return type(value)(**fields)
+        return value
+
+    result = moved(record)
+    assert isinstance(result, PackedBatch)
+    return result
