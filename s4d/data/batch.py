@@ -6,7 +6,7 @@ Letters: n samples of a group, B sequences of the batch (images first, then clip
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -75,7 +75,6 @@ class PackedBatch:
     epoch: int
     noise_keys: Tensor
     drop_path_keep: Tensor | None = None
-    labels_hard: tuple[int, ...] = field(default=())
 
     def __post_init__(self) -> None:
         sequences = sum(group.pixels.shape[0] for group in self.groups)
