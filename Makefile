@@ -1,0 +1,124 @@
+# Chores of the project; `make help` lists them. Everything runs in .venv, which `env` creates and keeps up to date.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env native check test test-deep demo clean distclean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+# ---- environment: two stamps, written last, so that an interrupted run is simply continued ----
+
+PACKAGES := $(VENV)/.packages-installed
+PROJECT  := $(VENV)/.project-installed
+NATIVE_SOURCES := $(wildcard CMakeLists.txt) $(shell find kernels/native -type f -not -name '*.py' -not -name '*.so' 2>/dev/null)
+
+env: $(PROJECT) ## create .venv with everything, build the native library
+
+# torch first: deepspeed's setup imports it; DS_BUILD_OPS=0: nothing of deepspeed is compiled
+$(PACKAGES): pyproject.toml constraints.txt
+	@echo "env: installing packages into $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c 'import sys; sys.exit("env: Python 3.11 or newer is needed, $(PY) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PIP) torch numpy
+	@$(PIP) setuptools wheel packaging py-cpuinfo scikit-build-core cmake ninja
+	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
+	@$(PIP) $$($(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"])')
+	@touch $@
+
+$(PROJECT): $(PACKAGES) $(NATIVE_SOURCES)
+	@$(PIP) --no-build-isolation --no-deps --editable .
+	@$(PY) -c 'import engine, kernels, s4d; print("env: s4d", s4d.__version__, "is installed in $(VENV)")'
+	@touch $@
+
+native: ## rebuild the native library
+	@rm -f $(PROJECT)
+	@$(MAKE) --no-print-directory $(PROJECT)
+
+# ---- checks and tests ----
+
+SOURCES := kernels s4d engine tests
+CXX_SOURCES = $(shell find kernels/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+
+check: env ## lint, formatting and types
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m mypy kernels s4d engine
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+test: env check ## the quick suite; tests that start several processes run alone
+	$(PYTEST) -n 2 -m "not launch and not deep"
+	$(PYTEST) -m "launch and not deep"
+
+SLICE ?= 1/1
+SLICE_SECONDS ?= 0
+test-deep: env ## long checks; SLICE=2/7 runs the second of seven parts
+	PYTHONPATH=tests $(PYTEST) -p deep_slice -m deep --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS)
+
+# ---- demonstration: each long step leaves a marker, so that a second call continues where the first ended ----
+
+DEMO := runs/demo
+DONE := $(DEMO)/.done
+S4D  := $(VENV)/bin/s4d
+DEMO_DATA := --clips 700 --images 1400 --identities 120 --seed 0
+
+# one process per device, or two on the CPU
+define TRAIN
+	export OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
+	devices=$$(python -c 'import torch; print(torch.cuda.device_count())'); \
+	test $$devices -gt 0 || { devices=2; export DS_ACCELERATOR=cpu; }; \
+	deepspeed --num_accelerators $$devices engine/train.py
+endef
+
+# a marker that exists but is out of date means changed inputs: start that step afresh instead of resuming it
+define FRESH
+	@mkdir -p $(DONE)
+	@if [ -e $@ ]; then rm -rf $@ $(1); fi
+endef
+
+demo: $(DONE)/report ## generate faces, pre-train, fine-tune, evaluate, report: runs/demo/report/index.html
+
+$(DONE)/data: | env
+	@mkdir -p $(DONE)
+	rm -rf $(DEMO)/data
+	$(S4D) data synth --out $(DEMO)/data $(DEMO_DATA)
+	@touch $@
+
+$(DONE)/manifests: $(DONE)/data | env
+	$(S4D) data prepare voxceleb2 $(DEMO)/data/voxceleb2 --out $(DEMO)/manifests/voxceleb2.parquet
+	$(S4D) data prepare affectnet $(DEMO)/data/affectnet --out $(DEMO)/manifests/affectnet.parquet
+	$(S4D) data prepare dfew $(DEMO)/data/dfew --fold 1 --out $(DEMO)/manifests/dfew.parquet
+	@touch $@
+
+$(DONE)/pretrain: configs/pretrain/demo.yaml $(DONE)/manifests | env
+	$(call FRESH,$(DEMO)/pretrain)
+	$(TRAIN) --config configs/pretrain/demo.yaml
+	@touch $@
+
+$(DONE)/finetune: configs/finetune/demo.yaml $(DONE)/pretrain | env
+	$(call FRESH,$(DEMO)/finetune)
+	$(TRAIN) --config configs/finetune/demo.yaml
+	@touch $@
+
+$(DONE)/scratch: configs/finetune/demo.yaml $(DONE)/manifests | env
+	$(call FRESH,$(DEMO)/scratch)
+	$(TRAIN) --config configs/finetune/demo.yaml name=demo-scratch run_dir=$(DEMO)/scratch model.init_from=null
+	@touch $@
+
+$(DONE)/report: $(DONE)/pretrain $(DONE)/finetune $(DONE)/scratch | env
+	$(S4D) report $(DEMO)
+	@touch $@
+	@echo "demo: open $(DEMO)/report/index.html"
+
+clean: ## remove build outputs, caches and the demo run
+	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find kernels s4d engine tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv too
+	rm -rf $(VENV)
