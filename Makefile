@@ -32,7 +32,12 @@ $(PACKAGES): pyproject.toml constraints.txt
 	@touch $@
 
 $(PROJECT): $(PACKAGES) $(NATIVE_SOURCES)
-	@$(PIP) --no-build-isolation --no-deps --editable .
+	@if command -v $${CXX:-c++} g++ clang++ >/dev/null; then \
+		$(PIP) --no-build-isolation --no-deps --editable .; \
+	else \
+		echo "env: no C++ compiler found: installing without the native library; the portable backends serve in its place"; \
+		$(PIP) --no-build-isolation --no-deps --config-settings wheel.cmake=false --editable .; \
+	fi
 	@$(PY) -c 'import engine, kernels, s4d; print("env: s4d", s4d.__version__, "is installed in $(VENV)")'
 	@touch $@
 
