@@ -1,16 +1,25 @@
-"""What the engine assumes about tasks and batches; `s4d` satisfies these without importing them."""
+"""What the engine assumes about tasks, batches and configuration; `s4d` satisfies these without importing them.
+
+`engine/train.py` builds them with `s4d.tasks.build_task(config, rank=, world_size=, device=)` and
+`s4d.data.loader.build_batches(config, rank=, world_size=)`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 
 class StepResult(Protocol):
-    """Loss share of one micro batch, with named detached parts and metrics (see `Task.forward`)."""
+    """Loss share of one micro batch, with named detached parts and metrics (see `Task.forward`).
+
+    `parts` and `metrics` are shares too: the engine adds them up over ranks and accumulation on logged steps. Their
+    names are equal on all ranks; `parts` go to metrics.jsonl under their own names (`loss/image`), as do `metrics`.
+    """
 
     @property
     def loss(self) -> Tensor: ...
@@ -33,8 +42,8 @@ class Batches(Protocol):
     def total_steps(self) -> int: ...
     @property
     def samples_per_step(self) -> dict[str, int]: ...
-    def steps(self, start: int) -> Iterator[list[Batch]]:
-        """Micro batches of step `start`, `start + 1`, ... up to `total_steps`."""
+    def steps(self, start: int) -> Iterator[list[Any]]:
+        """Micro batches (`Batch`) of step `start`, `start + 1`, ... up to `total_steps`."""
         ...
     def counters(self) -> dict[str, int]:
         """Running counts worth logging, such as skipped files."""
@@ -47,14 +56,28 @@ class Task(Protocol):
 
     module: nn.Module
 
-    def begin_step(self, module: nn.Module, batches: list[Batch]) -> object:
+    def begin_step(self, module: nn.Module, batches: list[Any]) -> object:
         """Statistics of the whole step that the loss needs before the first backward."""
         ...
-    def forward(self, module: nn.Module, batch: Batch, statistics: object) -> StepResult:
+    def forward(self, module: nn.Module, batch: Any, statistics: Any) -> StepResult:
         """Loss share of one micro batch: shares sum to the step's loss over ranks and accumulation."""
         ...
     def evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
-        """Scores of one split, equal on all ranks; every rank runs the same number of forwards."""
+        """Scores of one split, equal on all ranks; every rank runs the same number of forwards.
+
+        Called with "val" every `engine.eval_every` steps; the task chooses the held-out data behind that name. The task
+        switches the module to evaluation mode and back.
+        """
+        ...
+    def finish(self, module: nn.Module, run_dir: Path, weights: str) -> dict[str, float]:
+        """Final evaluation and artifacts of a finished run, on all ranks; only rank 0 writes files.
+
+        Called once with weights="last" and, when a moving average is kept, once more with weights="ema" while the
+        module holds the averaged weights: files of the second call must not replace those of the first.
+        """
+        ...
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready content of a checkpoint's config.json: architecture, stage, class names per head."""
         ...
     def layer_of(self, parameter_name: str) -> int | None:
         """Depth of a parameter for layer-wise learning-rate decay; None: no decay (multiplier 1)."""
@@ -66,3 +89,71 @@ class Task(Protocol):
     def num_layers(self) -> int:
         """Largest value of `layer_of`."""
         ...
+
+
+class OptimSettings(Protocol):
+    """The `optim` section of a run's configuration."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def reference_batch(self) -> int | None: ...
+    @property
+    def min_lr(self) -> float: ...
+    @property
+    def warmup_lr(self) -> float: ...
+    @property
+    def warmup_share(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def decay_rule(self) -> str: ...
+    @property
+    def layer_decay(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float | None: ...
+    @property
+    def ema(self) -> float | None: ...
+
+
+class EngineSettings(Protocol):
+    """The `engine` section of a run's configuration."""
+
+    @property
+    def zero_stage(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def log_every(self) -> int: ...
+    @property
+    def save_every(self) -> int | None: ...
+    @property
+    def keep_last(self) -> int: ...
+    @property
+    def eval_every(self) -> int | None: ...
+
+
+class BatchSettings(Protocol):
+    """The `batch` section of a run's configuration."""
+
+    @property
+    def per_step(self) -> dict[str, int]: ...
+    @property
+    def accumulation(self) -> int: ...
+
+
+class RunConfig(Protocol):
+    """The sections of a run's configuration that the engine reads."""
+
+    @property
+    def run_dir(self) -> str: ...
+    @property
+    def batch(self) -> BatchSettings: ...
+    @property
+    def optim(self) -> OptimSettings: ...
+    @property
+    def engine(self) -> EngineSettings: ...
