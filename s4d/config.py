@@ -6,10 +6,18 @@ One YAML file is one complete run. Unknown keys are errors with a suggestion; de
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from s4d.atomic_files import write_atomically
+from s4d.config_overrides import ORIGIN, apply_overrides
+from s4d.config_problems import describe
+from s4d.config_recipes import with_recipe
+from s4d.config_yaml import dump_yaml, read_yaml
+from s4d.errors import UsageError
 
 Modality = Literal["image", "video"]
 
@@ -17,23 +25,31 @@ Modality = Literal["image", "video"]
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values are immutable after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class MoaeConfig(Section):
     """Mixture of adapter experts, parallel to the dense MLP of the upper blocks."""
 
-    num_experts: int = Field(8, ge=1)
-    top_k: int = Field(2, ge=1)
-    first_layer: int | None = Field(None, description="first block with experts; null: the upper half")
-    hidden_ratio: float = Field(0.25, gt=0, description="expert width as a share of the model width")
-    zero_init: bool = Field(True, description="zero-initialised up-projection, so that training starts at the dense model")
+    num_experts: int = Field(default=8, ge=1)
+    top_k: int = Field(default=2, ge=1)
+    first_layer: int | None = Field(default=None, description="first block with experts; null: the upper half")
+    hidden_ratio: float = Field(default=0.25, gt=0, description="expert width as a share of the model width")
+    zero_init: bool = Field(
+        default=True, description="zero-initialised up-projection: training starts at the dense model"
+    )
     router_noise: Literal["off", "train", "always"] = "train"
-    capacity_factor: float | None = Field(None, gt=0, description="null: dropless; a number: the released token-order drop")
-    balance: Literal["switch", "release"] = Field("switch", description="formula of the load-balance term")
-    balance_weight: float = Field(1e-2, ge=0)
-    lr_multiplier: float = Field(1.0, gt=0, description="learning rate of experts and routers relative to the head's")
-    layer_decay: bool = Field(False, description="apply layer-wise decay to experts and routers too, as released")
+    capacity_factor: float | None = Field(
+        default=None, gt=0, description="null: dropless; a number: the released token-order drop"
+    )
+    balance: Literal["switch", "release"] = Field(default="switch", description="formula of the load-balance term")
+    balance_weight: float = Field(default=1e-2, ge=0)
+    lr_multiplier: float = Field(
+        default=1.0, gt=0, description="learning rate of experts and routers relative to the head's"
+    )
+    layer_decay: bool = Field(
+        default=False, description="apply layer-wise decay to experts and routers too, as released"
+    )
 
     @model_validator(mode="after")
     def _top_k_fits(self) -> MoaeConfig:
@@ -52,14 +68,20 @@ class ModelConfig(Section):
     decoder_embed_dim: int | None = None
     decoder_depth: int | None = None
     decoder_num_heads: int | None = None
-    image_size: int = Field(160, ge=16, description="pixels; height and width of every frame")
-    num_frames: int = Field(16, ge=1, description="frames of a clip")
+    image_size: int = Field(default=160, ge=16, description="pixels; height and width of every frame")
+    num_frames: int = Field(default=16, ge=1, description="frames of a clip")
     patch_size: int = 16
     tubelet_size: int = 2
-    position_frames: int | None = Field(None, description="frames spanned by the position table; null: num_frames")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="largest drop-path rate, linear over depth, one draw per sequence")
-    init_from: str | None = Field(None, description="run folder, checkpoint folder or imported file with the initial weights")
-    init_final_norm: bool = Field(False, description="fill fc_norm from the pre-trained encoder norm")
+    position_frames: int | None = Field(
+        default=None, description="frames spanned by the position table; null: num_frames"
+    )
+    drop_path: float = Field(
+        default=0.0, ge=0, lt=1, description="largest drop-path rate, linear over depth, one draw per sequence"
+    )
+    init_from: str | None = Field(
+        default=None, description="run folder, checkpoint folder or imported file with the initial weights"
+    )
+    init_final_norm: bool = Field(default=False, description="fill fc_norm from the pre-trained encoder norm")
     moae: MoaeConfig = MoaeConfig()
 
     @model_validator(mode="after")
@@ -80,47 +102,61 @@ class ModelConfig(Section):
 class AugmentConfig(Section):
     """Random changes to one modality's training samples; what is null or 0 is off."""
 
-    resize: Literal["square", "short_side"] = Field("short_side", description="square ignores the aspect, as released")
-    resize_to: int | None = Field(None, description="pixels before the crop; null: crop straight from the decoded frame")
+    resize: Literal["square", "short_side"] = Field(
+        default="short_side", description="square ignores the aspect, as released"
+    )
+    resize_to: int | None = Field(
+        default=None, description="pixels before the crop; null: crop straight from the decoded frame"
+    )
     crop: Literal["random_resized", "random", "center"] = "random_resized"
     crop_area: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (0.75, 4 / 3)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
-    flip: float = Field(0.5, ge=0, le=1)
-    color_jitter: float = Field(0.0, ge=0, description="largest relative change of brightness, contrast and saturation")
-    randaug_ops: int = Field(0, ge=0)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    color_jitter: float = Field(
+        default=0.0, ge=0, description="largest relative change of brightness, contrast and saturation"
+    )
+    randaug_ops: int = Field(default=0, ge=0)
     randaug_magnitude: float = 7.0
     randaug_std: float = 0.5
-    randaug_probability: float = Field(0.5, ge=0, le=1)
-    erase: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
+    randaug_probability: float = Field(default=0.5, ge=0, le=1)
+    erase: float = Field(default=0.0, ge=0, le=1, description="probability of random erasing")
     erase_fill: Literal["noise", "black"] = "noise"
 
 
 class MixConfig(Section):
     """Mixup and cutmix between neighbours of the global order, and label smoothing."""
 
-    mixup_alpha: float = Field(0.0, ge=0)
-    cutmix_alpha: float = Field(0.0, ge=0)
-    switch_probability: float = Field(0.5, ge=0, le=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    scope: Literal["pair", "batch"] = Field("pair", description="one draw per pair, or one per step and modality as released")
+    mixup_alpha: float = Field(default=0.0, ge=0)
+    cutmix_alpha: float = Field(default=0.0, ge=0)
+    switch_probability: float = Field(default=0.5, ge=0, le=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    scope: Literal["pair", "batch"] = Field(
+        default="pair", description="one draw per pair, or one per step and modality as released"
+    )
 
 
 class SourceConfig(Section):
     """One dataset in the mix."""
 
-    name: str = Field(description="unique; also the name of the classification head")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="unique; also the name of the classification head")
     modality: Modality
     manifest: str
     train_split: str = "train"
     test_split: str = "test"
     fold: int | None = None
-    classes: list[str] | None = Field(None, description="class names in head order; null: the manifest's own order")
+    classes: list[str] | None = Field(
+        default=None, description="class names in head order; null: the manifest's own order"
+    )
     sampling: Literal["natural", "balanced", "sqrt"] = "natural"
-    rate: float = Field(1.0, gt=0, description="share of the dataset that passes in one epoch")
-    views: int = Field(1, ge=1, description="differently augmented views of one decoded sample (repeated augmentation)")
-    stride: int = Field(4, ge=1, description="frames between two sampled frames of a clip")
-    window: Literal["full", "voxceleb2"] = Field("full", description="voxceleb2: the top-centre 160/224 window of the frame")
+    rate: float = Field(default=1.0, gt=0, description="share of the dataset that passes in one epoch")
+    views: int = Field(
+        default=1, ge=1, description="differently augmented views of one decoded sample (repeated augmentation)"
+    )
+    stride: int = Field(default=4, ge=1, description="frames between two sampled frames of a clip")
+    window: Literal["full", "voxceleb2"] = Field(
+        default="full", description="voxceleb2: the top-centre 160/224 window of the frame"
+    )
 
 
 class DataConfig(Section):
@@ -131,11 +167,17 @@ class DataConfig(Section):
     video: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
     mask_ratio: dict[Modality, float] = {"image": 0.9, "video": 0.95}
-    frame_sampling: Literal["window", "release"] = Field("window", description="release: the released rule for short clips")
-    order: Literal["natural", "lexicographic"] = Field("natural", description="order of frame files in a folder")
+    frame_sampling: Literal["window", "release"] = Field(
+        default="window", description="release: the released rule for short clips"
+    )
+    order: Literal["natural", "lexicographic"] = Field(
+        default="natural", description="order of frame files in a folder"
+    )
     on_error: Literal["error", "skip"] = "error"
-    workers: int = Field(1, ge=0, description="decoding processes per rank; 0: decode in the training process")
-    val_share: float = Field(0.0, ge=0, lt=1, description="share of the train split carved off by identity for selection")
+    workers: int = Field(default=1, ge=0, description="decoding processes per rank; 0: decode in the training process")
+    val_share: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the train split carved off by identity for selection"
+    )
 
     @model_validator(mode="after")
     def _unique_names(self) -> DataConfig:
@@ -149,28 +191,35 @@ class BatchConfig(Section):
     """Global quotas of one optimizer step: views per source, over all ranks and accumulation."""
 
     per_step: dict[str, int] = Field(description="source name -> views in one optimizer step")
-    accumulation: int = Field(1, ge=1)
-    batching: Literal["packed", "alternate"] = Field("packed", description="alternate: one modality per step, as released")
-    loss_weights: dict[Modality, float] | None = Field(None, description="null: the released step shares")
+    accumulation: int = Field(default=1, ge=1)
+    batching: Literal["packed", "alternate"] = Field(
+        default="packed", description="alternate: one modality per step, as released"
+    )
+    loss_weights: dict[Modality, float] | None = Field(default=None, description="null: the released step shares")
 
 
 class OptimConfig(Section):
     """AdamW and its schedule; pure functions of the step."""
 
     lr: float = Field(gt=0, description="peak learning rate at reference_batch samples a step")
-    reference_batch: int | None = Field(None, description="lr scales with batch / reference_batch; null: lr is final")
-    min_lr: float = Field(0.0, ge=0)
-    warmup_lr: float = Field(0.0, ge=0)
-    warmup_share: float = Field(0.05, ge=0, le=1, description="share of all steps spent warming up")
+    reference_batch: int | None = Field(
+        default=None, description="lr scales with batch / reference_batch; null: lr is final"
+    )
+    min_lr: float = Field(default=0.0, ge=0)
+    warmup_lr: float = Field(default=0.0, ge=0)
+    warmup_share: float = Field(default=0.05, ge=0, le=1, description="share of all steps spent warming up")
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.05
     decay_rule: Literal["matrices", "release"] = Field(
-        "matrices", description="matrices: only tensors of two or more dimensions decay; release: also q/v bias and mask token"
+        default="matrices",
+        description="matrices: only tensors of two or more dimensions decay; release: also q/v bias and mask token",
     )
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    max_grad_norm: float | None = Field(None, gt=0)
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of the moving average of the weights; null: off")
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="decay of the moving average of the weights; null: off"
+    )
 
 
 class EngineConfig(Section):
@@ -178,13 +227,13 @@ class EngineConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"
-    epochs: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1, description="optimizer steps in all; instead of epochs")
-    log_every: int = Field(10, ge=1)
-    save_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: only at the end")
-    keep_last: int = Field(2, ge=1)
-    eval_every: int | None = Field(None, ge=1, description="steps between evaluations; null: only at the end")
-    backends: dict[str, str] = Field({}, description="op -> backend, for example {attention: reference}")
+    epochs: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, description="optimizer steps in all; instead of epochs")
+    log_every: int = Field(default=10, ge=1)
+    save_every: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: only at the end")
+    keep_last: int = Field(default=2, ge=1)
+    eval_every: int | None = Field(default=None, ge=1, description="steps between evaluations; null: only at the end")
+    backends: dict[str, str] = Field(default={}, description="op -> backend, for example {attention: reference}")
 
     @model_validator(mode="after")
     def _one_length(self) -> EngineConfig:
@@ -196,11 +245,13 @@ class EngineConfig(Section):
 class EvalConfig(Section):
     """Evaluation of the finished model."""
 
-    protocol: Literal["held-out", "release"] = Field("held-out", description="release: select on the test split")
-    temporal_views: int = Field(2, ge=1, description="distinct windows that together cover the whole clip")
-    spatial_views: int = Field(1, ge=1)
-    batch_size: int = Field(16, ge=1, description="clips per rank and forward; images use four times as many")
-    frame_baseline: bool = Field(False, description="also score clips by their best single frame repeated")
+    protocol: Literal["held-out", "release"] = Field(
+        default="held-out", description="release: select on the test split"
+    )
+    temporal_views: int = Field(default=2, ge=1, description="distinct windows that together cover the whole clip")
+    spatial_views: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="clips per rank and forward; images use four times as many")
+    frame_baseline: bool = Field(default=False, description="also score clips by their best single frame repeated")
 
 
 class Config(Section):
@@ -210,7 +261,9 @@ class Config(Section):
     run_dir: str
     seed: int = 0
     task: Literal["pretrain", "finetune"]
-    mode: Literal["single", "multitask", "moae"] = Field("moae", description="fine-tuning: one source, no experts, experts")
+    mode: Literal["single", "multitask", "moae"] = Field(
+        default="moae", description="fine-tuning: one source, no experts, experts"
+    )
     recipe: Literal["s4d", "release"] = "s4d"
     model: ModelConfig = ModelConfig()
     data: DataConfig
@@ -219,7 +272,70 @@ class Config(Section):
     engine: EngineConfig
     evaluation: EvalConfig = EvalConfig()
 
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Config:
+        problem = self._quota_problem() or self._modality_problem() or self._task_problem()
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _quota_problem(self) -> str | None:
+        names = [source.name for source in self.data.sources]
+        if set(self.batch.per_step) != set(names):
+            return f"batch.per_step: expected one entry per source {sorted(names)}, got {sorted(self.batch.per_step)}"
+        mixed = self.data.mix.mixup_alpha > 0 or self.data.mix.cutmix_alpha > 0
+        for source in self.data.sources:
+            quota, unit = self.batch.per_step[source.name], self.batch.accumulation * (2 if mixed else 1)
+            if quota < 1 or quota % unit or quota % source.views:
+                return (
+                    f"batch.per_step.{source.name}: expected a positive multiple of {unit} (accumulation"
+                    f"{', in pairs for mixup' if mixed else ''}) and of views {source.views}, got {quota}"
+                )
+        return None
+
+    def _modality_problem(self) -> str | None:
+        modalities = {source.modality for source in self.data.sources}
+        for field, given in (
+            ("batch.loss_weights", self.batch.loss_weights),
+            ("data.mask_ratio", self.data.mask_ratio),
+        ):
+            if given is not None and not modalities <= set(given):
+                return f"{field}: expected an entry for each of {sorted(modalities)}, got {sorted(given)}"
+        if self.evaluation.frame_baseline and "video" not in modalities:
+            return "evaluation.frame_baseline: needs a video source"
+        if self.evaluation.protocol == "release" and self.data.val_share > 0:
+            return "data.val_share: must be 0 with evaluation.protocol release, which selects on the test split"
+        return None
+
+    def _task_problem(self) -> str | None:
+        if self.task == "finetune":
+            if self.mode == "single" and len(self.data.sources) != 1:
+                return f"mode: single takes one source, got {len(self.data.sources)}"
+            return None
+        for index, source in enumerate(self.data.sources):
+            if source.classes is not None:
+                return f"data.sources.{index}.classes: pre-training has no heads"
+            if source.sampling != "natural":
+                return f"data.sources.{index}.sampling: pre-training reads no labels, only natural sampling is possible"
+        mix = self.data.mix
+        if mix.mixup_alpha > 0 or mix.cutmix_alpha > 0 or mix.label_smoothing > 0:
+            return "data.mix: pre-training has no labels to mix or smooth"
+        if self.evaluation.frame_baseline:
+            return "evaluation.frame_baseline: pre-training has no heads"
+        return None
+
 
 def load(path: Path | str, overrides: list[str] | None = None) -> Config:
     """Read one YAML file, apply dotted `key=value` overrides and check it; UsageError names file and field."""
-    raise NotImplementedError
+    values = read_yaml(path)
+    keys = apply_overrides(values, overrides or [])
+    try:
+        # The JSON route of the validator is strict about types but takes lists for tuples and whole numbers for floats.
+        return Config.model_validate_json(json.dumps(with_recipe(values)), strict=True)
+    except ValidationError as error:
+        raise UsageError(describe(error, Config, str(path), (ORIGIN, keys))) from error
+
+
+def save(config: Config, path: Path | str) -> None:
+    """Write the resolved configuration as YAML that `load` reads back to an equal `Config`."""
+    write_atomically(path, dump_yaml(config.model_dump(mode="json")))

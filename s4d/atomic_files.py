@@ -1,0 +1,24 @@
+"""Whole files or no files: written aside, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from s4d.errors import DataError
+
+
+def write_atomically(path: Path | str, data: str | bytes) -> None:
+    """Replace `path` by `data` in one step, so that a reader or a crash never meets half a file."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as stream:
+            stream.write(data.encode("utf-8") if isinstance(data, str) else data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot write: {error.strerror or error}") from error
