@@ -1,0 +1,83 @@
+"""Mixture of adapter experts: route each token to its top-k bottleneck adapters and add their gated outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.backends import Backend, resolve
+from kernels.moae.plan import RoutingPlan, build_plan, expert_capacity
+from kernels.moae.records import Experts, MoAERecord, MoAERequest, Router
+from kernels.philox import NoiseKey
+
+__all__ = ["BACKENDS", "Experts", "MoAERecord", "Router", "RoutingPlan", "build_plan", "expert_capacity", "moae"]
+
+BACKENDS = {
+    "reference": Backend(name="reference", function="kernels.moae.reference:moae"),
+}
+
+
+def _check_call(x: Tensor, router: Router, experts: Experts, request: MoAERequest) -> None:
+    if x.ndim != 2:
+        raise ValueError(f"x: expected (T, D), got {tuple(x.shape)}")
+    num_experts, _, width = experts.fc1_weight.shape
+    if x.shape[1] != width or router.weight.shape != (num_experts, width):
+        raise ValueError(
+            f"x, router, experts: expected one width and one number of experts, got x {tuple(x.shape)}, "
+            f"router {tuple(router.weight.shape)}, fc1 {tuple(experts.fc1_weight.shape)}"
+        )
+    if not 1 <= request.top_k <= num_experts:
+        raise ValueError(f"top_k: expected 1 to {num_experts}, got {request.top_k}")
+    if experts.fc1_weight.dtype != x.dtype or experts.fc2_weight.dtype != x.dtype:
+        raise ValueError(f"experts: expected the dtype of x, {x.dtype}, got {experts.fc1_weight.dtype}")
+    groups = request.groups
+    if len(groups) < 2 or groups[0] != 0 or groups[-1] != x.shape[0] or list(groups) != sorted(groups):
+        raise ValueError(f"groups: expected ascending token boundaries from 0 to {x.shape[0]}, got {groups}")
+    if request.residual is not None and request.residual.shape != x.shape:
+        raise ValueError(f"residual: expected {tuple(x.shape)}, got {tuple(request.residual.shape)}")
+    _check_noise(x, router, request.noise)
+
+
+def _check_noise(x: Tensor, router: Router, noise: Tensor | NoiseKey | None) -> None:
+    if noise is None:
+        return
+    if router.noise_weight is None:
+        raise ValueError("noise: expected a router with noise_weight and noise_bias, got none")
+    expected = (x.shape[0], router.weight.shape[0])
+    given = tuple(noise.shape) if isinstance(noise, Tensor) else (noise.token.shape[0], expected[1])
+    if given != expected:
+        raise ValueError(f"noise: expected {expected}, got {given}")
+
+
+def moae(
+    x: Tensor,
+    router: Router,
+    experts: Experts,
+    *,
+    top_k: int,
+    capacity_factor: float | None = None,
+    noise: Tensor | NoiseKey | None = None,
+    groups: tuple[int, ...] | None = None,
+    residual: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, MoAERecord]:
+    """Gated sum (T, D) of the outputs of each token's ``top_k`` experts (plus ``residual``), and the routing record.
+
+    ``x`` is (T, D). ``noise``: unit normals (T, E) or their key, times softplus of the router's noise map, added to the
+    scores. ``capacity_factor``: each expert serves its first floor(T * k / E * factor) tokens, later ones get nothing from it
+    and the other gates stay as they are; None serves all. ``groups``: host boundaries of token ranges, (0, T) by default, over
+    which the balance statistics are summed. Raises ValueError on shapes or dtypes that do not fit and on a backend that
+    cannot serve the call.
+    """
+    num_tokens = x.shape[0]
+    request = MoAERequest(
+        top_k=top_k,
+        capacity=expert_capacity(num_tokens, top_k, experts.num_experts, capacity_factor),
+        noise=noise,
+        groups=(0, num_tokens) if groups is None else groups,
+        residual=residual,
+    )
+    _check_call(x, router, experts, request)
+    row = resolve("moae", BACKENDS, backend, device=x.device.type, dtype=x.dtype)
+    output, record = row.load()(x, router, experts, request)
+    return output, record

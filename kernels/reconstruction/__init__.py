@@ -1,0 +1,70 @@
+"""Masked reconstruction: pixel head and loss over the tokens to predict, against per-token normalised pixels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kernels.backends import Backend, Facts, resolve
+from kernels.reconstruction.target import patch_targets, target_request
+
+__all__ = ["BACKENDS", "masked_loss", "patch_targets"]
+
+
+def _needs_pixel_gradient(facts: Facts) -> str | None:
+    return "gives no gradient to pixels" if facts["pixel_gradient"] else None
+
+
+BACKENDS = {
+    "fused": Backend(
+        name="fused", function="kernels.reconstruction.fused:masked_loss", refuse=_needs_pixel_gradient
+    ),
+    "reference": Backend(name="reference", function="kernels.reconstruction.reference:masked_loss"),
+}
+
+
+def masked_loss(
+    hidden: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor,
+    pixels: Tensor,
+    indices: Tensor,
+    *,
+    tubelet_size: int = 2,
+    backend: str | None = None,
+) -> tuple[Tensor, int]:
+    """Sum over the M tokens ``indices`` of the mean squared error of their predicted pixels, and the count M.
+
+    ``hidden`` (M, D); ``head_weight`` (tubelet_size * p * p * 3, D) and ``head_bias`` give the prediction, from which the
+    patch size p follows; pixels and target as in ``patch_targets``. The sum is float32 (float64 for float64 hidden).
+    Raises ValueError on shapes that do not fit and on a backend that cannot serve the call.
+    """
+    if hidden.ndim != 2 or hidden.shape[0] != indices.shape[0]:
+        raise ValueError(f"hidden: expected ({indices.shape[0]}, D), got {tuple(hidden.shape)}")
+    values = head_weight.shape[0]
+    patch_size = math.isqrt(values // (3 * tubelet_size))
+    if head_weight.shape[1:] != hidden.shape[1:] or 3 * tubelet_size * patch_size**2 != values:
+        raise ValueError(
+            f"head_weight: expected ({tubelet_size} * p * p * 3, {hidden.shape[1]}), got {tuple(head_weight.shape)}"
+        )
+    if head_bias.shape != (values,):
+        raise ValueError(f"head_bias: expected ({values},), got {tuple(head_bias.shape)}")
+    if not hidden.dtype == head_weight.dtype == head_bias.dtype:
+        raise ValueError(
+            f"hidden, head_weight, head_bias: expected one dtype, got {hidden.dtype}, {head_weight.dtype}, {head_bias.dtype}"
+        )
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    request = target_request(pixels, indices, patch_size, tubelet_size, dtype)
+    row = resolve(
+        "reconstruction",
+        BACKENDS,
+        backend,
+        device=hidden.device.type,
+        dtype=hidden.dtype,
+        pixels=pixels.dtype,
+        pixel_gradient=pixels.requires_grad,
+    )
+    total: Tensor = row.load()(hidden, head_weight, head_bias, request)
+    return total, indices.shape[0]
