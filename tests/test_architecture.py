@@ -77,12 +77,9 @@ def too_many_positional(function: FunctionNode) -> bool:
     return count > MAX_POSITIONAL and not is_jitted(function)
 
 
+KERNEL_SOURCES = [path for path in SOURCES if name_of(path).startswith("kernels/")]
 STEP_SOURCES = [
-    path
-    for path in SOURCES
-    if name_of(path).startswith("kernels/")
-    and not name_of(path).startswith(OUTSIDE_A_STEP)
-    and path.stem != "reference"
+    path for path in KERNEL_SOURCES if path.stem != "reference" and not name_of(path).startswith(OUTSIDE_A_STEP)
 ]
 
 
