@@ -1,0 +1,87 @@
+"""Who and what every sample shows, and to which side of a split it belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from s4d.synth.action_units import CLASSES, express
+from s4d.synth.dynamics import perform
+from s4d.synth.identity import sample_identity
+from s4d.synth.render import Face, render
+from s4d.synth.scene import sample_pose, sample_scene
+from s4d.synth.streams import normal, stream, uniform
+
+NUM_FOLDS = 5
+CLIP_FRAMES = 24
+PRETRAIN_FRAMES = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Everything that determines the generated data."""
+
+    clips: int
+    images: int
+    identities: int
+    pretrain_clips: int
+    seed: int
+    size: int
+
+    def __post_init__(self) -> None:
+        for name, low in (("clips", 0), ("images", 0), ("identities", NUM_FOLDS), ("pretrain_clips", 0), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        if self.size < 32 or self.size % 2:
+            raise ValueError(f"size: expected an even number of pixels from 32 on, got {self.size}")
+
+    def label(self, index: int) -> str:
+        """Class of image or clip `index`; all classes are equally frequent."""
+        return CLASSES[index % len(CLASSES)]
+
+    def person(self, index: int) -> int:
+        """Identity of image or clip `index`; everybody shows every class."""
+        return index // len(CLASSES) % self.identities
+
+    def training_person(self, index: int) -> int:
+        """Identity of pre-training clip `index`: never one of the first test fold."""
+        seen = [person for person in range(self.identities) if fold_of(person) != 1]
+        return seen[index % len(seen)]
+
+
+def fold_of(person: int) -> int:
+    """Fold (1 to 5) that tests on a person. The image test set and fold 1 share their people."""
+    return person % NUM_FOLDS + 1
+
+
+def render_image(plan: Plan, index: int) -> tuple[np.ndarray, int]:
+    """Picture `index`: (size, size, 3) uint8 and its JPEG quality."""
+    rng = stream(plan.seed, "image", index)
+    units = express(plan.label(index), rng, intensity=uniform(rng, 0.50, 1.05), asymmetry=0.12)
+    face = Face(units=units, pose=sample_pose(rng), gaze=(normal(rng, 0.4), normal(rng, 0.3)))
+    scene = sample_scene(rng, plan.size)
+    picture = render(sample_identity(plan.seed, plan.person(index)), scene, face, size=plan.size, rng=rng)
+    return picture, scene.quality
+
+
+def render_clip(plan: Plan, index: int) -> tuple[list[np.ndarray], int]:
+    """Labelled clip `index`: its frames, (size, size, 3) uint8 each, and their JPEG quality."""
+    rng = stream(plan.seed, "clip", index)
+    return _play(plan, plan.label(index), plan.person(index), CLIP_FRAMES, rng)
+
+
+def render_pretrain(plan: Plan, index: int) -> list[np.ndarray]:
+    """Unlabelled clip `index` of a training person in any mood."""
+    rng = stream(plan.seed, "pretrain", index)
+    label = CLASSES[int(rng.integers(len(CLASSES)))]
+    return _play(plan, label, plan.training_person(index), PRETRAIN_FRAMES, rng)[0]
+
+
+def _play(
+    plan: Plan, label: str, person: int, frames: int, rng: np.random.Generator
+) -> tuple[list[np.ndarray], int]:
+    faces = perform(label, frames, rng)
+    scene = sample_scene(rng, plan.size)
+    identity = sample_identity(plan.seed, person)
+    return [render(identity, scene, face, size=plan.size, rng=rng) for face in faces], scene.quality
