@@ -55,7 +55,7 @@ check: env ## lint, formatting and types
 	$(PY) -m ruff check $(SOURCES)
 	$(PY) -m ruff format --check $(SOURCES)
 	$(PY) -m mypy kernels s4d engine
-	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(VENV)/bin/clang-format --dry-run -Werror $(or $(CXX_SOURCES),$(error no C++ sources under kernels/native))
 
 test: env check ## the quick suite; tests that start several processes run alone
 	$(PYTEST) -n 2 -m "not launch and not deep"
@@ -74,12 +74,12 @@ DONE := $(DEMO)/.done
 S4D  := $(VENV)/bin/s4d
 DEMO_DATA := --clips 700 --images 1400 --identities 120 --seed 0
 
-# one process per device, or two on the CPU
+# one process per device, or two on the CPU; a free port, so that several runs can share a machine
 define TRAIN
 	export OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
-	devices=$$(python -c 'import torch; print(torch.cuda.device_count())'); \
-	test $$devices -gt 0 || { devices=2; export DS_ACCELERATOR=cpu; }; \
-	deepspeed --num_accelerators $$devices engine/train.py
+	set -- $$(python -c 'import socket, torch; s = socket.socket(); s.bind(("", 0)); print(torch.cuda.device_count(), s.getsockname()[1])'); \
+	test $$1 -gt 0 || { shift; export DS_ACCELERATOR=cpu; set -- 2 $$1; }; \
+	deepspeed --num_accelerators $$1 --master_port $$2 engine/train.py
 endef
 
 # a marker that exists but is out of date means changed inputs: start that step afresh instead of resuming it
