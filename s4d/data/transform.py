@@ -1,0 +1,57 @@
+"""Applies a SampleDraw to decoded frames: crop and resize in one resampling, flip, colours; uint8 in, uint8 out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from s4d.data.decode import Frames
+from s4d.data.draws import SampleDraw
+from s4d.data.randaug import apply_operations
+
+RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def needed_scale(draw: SampleDraw, size: tuple[int, int], output: int) -> float:
+    """Smallest share of the decoded `size` that still has at least one pixel for each output pixel of the crop."""
+    across = draw.crop_box[2] * size[0] / draw.resized[0]
+    down = draw.crop_box[3] * size[1] / draw.resized[1]
+    return output / min(across, down)
+
+
+def _resample_box(draw: SampleDraw, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The crop in pixels of the decoded frame, which may be smaller than the frame on disk."""
+    fx, fy = size[0] / draw.resized[0], size[1] / draw.resized[1]
+    left, top, width, height = draw.crop_box
+    right, bottom = min(size[0], (left + width) * fx), min(size[1], (top + height) * fy)
+    return max(0.0, left * fx), max(0.0, top * fy), right, bottom
+
+
+def _jitter(pixels: NDArray[np.uint8], factors: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """Brightness, contrast and saturation of all frames at once, so that a clip keeps one common grey point."""
+    frames, height, width, _ = pixels.shape
+    image = Image.fromarray(pixels.reshape(frames * height, width, 3))
+    for enhancer, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors, strict=True):
+        image = enhancer(image).enhance(factor)
+    return np.asarray(image).reshape(pixels.shape)
+
+
+def apply_draw(frames: Frames, draw: SampleDraw, size: int) -> NDArray[np.uint8]:
+    """Pixels (F, size, size, 3) of one view from its decoded frames; the colour operations are shared by all frames."""
+    resample = RESAMPLE[draw.interpolation]
+    pixels = np.empty((len(draw.frame_indices), size, size, 3), dtype=np.uint8)
+    first: dict[int, int] = {}
+    for place, index in enumerate(draw.frame_indices):
+        if index in first:
+            pixels[place] = pixels[first[index]]
+            continue
+        first[index] = place
+        frame = frames[index]
+        image = frame.resize((size, size), resample, box=_resample_box(draw, frame.size))
+        if draw.color_ops:
+            image = apply_operations(image, draw.color_ops, resample)
+        pixels[place] = np.asarray(image)
+    if draw.flip:
+        pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+    return pixels if draw.jitter is None else _jitter(pixels, draw.jitter)
