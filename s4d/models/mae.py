@@ -1,0 +1,115 @@
+"""Masked autoencoder over packed images and clips: only visible tokens are encoded, only masked ones predicted.
+
+Letters: T tokens, V visible, M masked, D width, P pixel values of a token.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.reconstruction import masked_loss
+from s4d.data.batch import PackedBatch
+from s4d.models.positions import sinusoid_table
+from s4d.models.sizes import Architecture
+from s4d.models.stream import Segments, all_segments, group_tokens, visible_segments
+from s4d.models.vit import LAYER_NORM_EPS, Backends, Block, PatchEmbed, build_blocks, embed_groups
+
+
+class Encoder(nn.Module):
+    """Blocks and final norm over the visible tokens; `patch_embed` makes those tokens."""
+
+    def __init__(self, arch: Architecture, backends: Backends) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(arch, backends.get("patch"))
+        self.blocks = build_blocks(arch, backends)
+        self.norm = nn.LayerNorm(arch.embed_dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """(V, D) to (V, D)."""
+        for block in self.blocks:
+            x, _ = block(x, segments, None, None, ())
+        output: Tensor = self.norm(x)
+        return output
+
+
+class ReconstructionHead(nn.Module):
+    """Linear map from decoder tokens to pixel values, fused with the loss on them."""
+
+    def __init__(self, arch: Architecture, backend: str | None) -> None:
+        super().__init__()
+        self.tubelet_size = arch.tubelet_size
+        self.backend = backend
+        self.weight = nn.Parameter(torch.empty(arch.token_values, arch.decoder_embed_dim))
+        self.bias = nn.Parameter(torch.empty(arch.token_values))
+
+    def forward(self, hidden: Tensor, pixels: Tensor | None = None, indices: Tensor | None = None) -> Tensor:
+        """Loss sum over the tokens `indices` of `pixels`, or without pixels the predictions (M, P)."""
+        if pixels is None or indices is None:
+            return F.linear(hidden, self.weight, self.bias)
+        total, _ = masked_loss(
+            hidden, self.weight, self.bias, pixels, indices, tubelet_size=self.tubelet_size, backend=self.backend
+        )
+        return total
+
+
+class Decoder(nn.Module):
+    """Shallow blocks over all tokens; the norm is applied to the tokens to predict only."""
+
+    def __init__(self, arch: Architecture, backends: Backends) -> None:
+        super().__init__()
+        dim = arch.decoder_embed_dim
+        self.blocks = nn.ModuleList(
+            Block(dim, arch.decoder_num_heads, arch.mlp_ratio, backends) for _ in range(arch.decoder_depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.head = ReconstructionHead(arch, backends.get("reconstruction"))
+
+    def forward(self, x: Tensor, segments: Segments, wanted: Tensor | None) -> Tensor:
+        """(T, D) to (M, D): the tokens `wanted` (M,), or all of them."""
+        for block in self.blocks:
+            x, _ = block(x, segments, None, None, ())
+        output: Tensor = self.norm(x if wanted is None else x.index_select(0, wanted))
+        return output
+
+
+class PretrainModel(nn.Module):
+    """Encoder, bridge and decoder of masked reconstruction."""
+
+    encoder_positions: Tensor
+    decoder_positions: Tensor
+
+    def __init__(self, arch: Architecture, backends: Backends | None = None) -> None:
+        super().__init__()
+        self.arch = arch
+        self.encoder = Encoder(arch, backends or {})
+        self.encoder_to_decoder = nn.Linear(arch.embed_dim, arch.decoder_embed_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, arch.decoder_embed_dim))
+        self.decoder = Decoder(arch, backends or {})
+        for name, dim in (("encoder_positions", arch.embed_dim), ("decoder_positions", arch.decoder_embed_dim)):
+            self.register_buffer(name, sinusoid_table(arch.position_tokens, dim), persistent=False)
+
+    def forward(self, batch: PackedBatch, predict: bool = False) -> dict[str, Tensor]:
+        """Loss sum over masked tokens per modality, or with `predict` the values (T, P) of all tokens under "prediction"."""
+        tokens = embed_groups(self.encoder.patch_embed, batch)
+        places = batch.positions[batch.visible_indices]
+        visible = self.encoder(tokens + self.encoder_positions[places].to(tokens.dtype), visible_segments(batch))
+        bridged = self.encoder_to_decoder(visible)
+        filled = self.mask_token.view(1, -1).expand(batch.positions.shape[0], -1)
+        filled = filled.index_copy(0, batch.visible_indices, bridged)
+        filled = filled + self.decoder_positions[batch.positions].to(filled.dtype)
+        if predict:
+            return {"prediction": self.decoder.head(self.decoder(filled, all_segments(batch), None))}
+        return self._loss_sums(batch, self.decoder(filled, all_segments(batch), batch.masked_indices))
+
+    def _loss_sums(self, batch: PackedBatch, hidden: Tensor) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        first, first_masked = 0, 0
+        totals = group_tokens(batch, batch.layout)
+        for group, total, visible in zip(batch.groups, totals, group_tokens(batch, batch.layout_visible), strict=True):
+            span = slice(first_masked, first_masked + total - visible)
+            loss = self.decoder.head(hidden[span], group.pixels, batch.masked_indices[span] - first)
+            sums[group.modality] = sums[group.modality] + loss if group.modality in sums else loss
+            first, first_masked = first + total, span.stop
+        return sums

@@ -1,0 +1,161 @@
+"""Model sizes and the resolved architecture of one model, all dimensions as host integers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from s4d.config import ModelConfig
+from s4d.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """Depth, width and heads of an encoder and of the decoder it is pre-trained with."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    decoder_embed_dim: int
+    decoder_depth: int
+    decoder_num_heads: int
+
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(
+        embed_dim=192, depth=12, num_heads=3, decoder_embed_dim=96, decoder_depth=4, decoder_num_heads=3
+    ),
+    "small": Size(
+        embed_dim=384, depth=12, num_heads=6, decoder_embed_dim=192, decoder_depth=4, decoder_num_heads=3
+    ),
+    "base": Size(
+        embed_dim=768, depth=12, num_heads=12, decoder_embed_dim=384, decoder_depth=4, decoder_num_heads=6
+    ),
+    "large": Size(
+        embed_dim=1024, depth=24, num_heads=16, decoder_embed_dim=512, decoder_depth=4, decoder_num_heads=8
+    ),
+    "huge": Size(
+        embed_dim=1280, depth=32, num_heads=16, decoder_embed_dim=640, decoder_depth=4, decoder_num_heads=8
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoaeArchitecture:
+    """Which blocks carry adapter experts and how tokens are routed to them."""
+
+    layers: tuple[int, ...]
+    num_experts: int
+    top_k: int
+    hidden_dim: int
+    capacity_factor: float | None = None
+    router_noise: str = "train"
+    zero_init: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ValueError(f"moae.top_k must lie in 1..{self.num_experts}, got {self.top_k}")
+        if self.hidden_dim < 1:
+            raise ValueError(f"moae.hidden_ratio leaves experts of width {self.hidden_dim}")
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"moae.first_layer leaves no ascending blocks with experts: {self.layers}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """Everything that decides the shapes of a model; `experts` is None for a model without MoAE."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    decoder_embed_dim: int
+    decoder_depth: int
+    decoder_num_heads: int
+    image_size: int = 160
+    num_frames: int = 16
+    patch_size: int = 16
+    tubelet_size: int = 2
+    position_frames: int = 16
+    mlp_ratio: int = 4
+    experts: MoaeArchitecture | None = None
+
+    def __post_init__(self) -> None:
+        for width, heads in (("embed_dim", "num_heads"), ("decoder_embed_dim", "decoder_num_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")
+        if self.position_frames < self.num_frames or self.position_frames % self.tubelet_size:
+            raise ValueError(
+                f"position_frames {self.position_frames} must be a multiple of tubelet_size {self.tubelet_size} "
+                f"and at least num_frames {self.num_frames}"
+            )
+        if self.experts is not None and not 0 <= self.experts.layers[0] <= self.experts.layers[-1] < self.depth:
+            raise ValueError(f"moae.first_layer: blocks {self.experts.layers} do not lie in 0..{self.depth - 1}")
+
+    @property
+    def side(self) -> int:
+        """Patch rows (and columns) of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def position_tokens(self) -> int:
+        """Rows of the position tables."""
+        return self.position_frames // self.tubelet_size * self.side**2
+
+    @property
+    def token_values(self) -> int:
+        """Pixel values of one token: channels x frames x height x width of a tubelet."""
+        return 3 * self.tubelet_size * self.patch_size**2
+
+    def tokens(self, modality: str) -> int:
+        """Tokens of one sample of a modality."""
+        return self.side**2 * (1 if modality == "image" else self.num_frames // self.tubelet_size)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON; `from_dict` is the inverse."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, object]) -> Architecture:
+        """Rebuild from `to_dict`; raises TypeError on unknown or missing fields, ValueError on bad values."""
+        experts = values.get("experts")
+        if isinstance(experts, dict):
+            values = {**values, "experts": MoaeArchitecture(**{**experts, "layers": tuple(experts["layers"])})}
+        return Architecture(**values)  # type: ignore[arg-type]
+
+
+def architecture(model: ModelConfig, *, experts: bool) -> Architecture:
+    """Resolve the size and overrides of a configuration; UsageError names the field that does not fit."""
+    if model.size not in SIZES:
+        raise UsageError(f"model.size: unknown size {model.size!r}; expected one of {', '.join(SIZES)}")
+    dims = dataclasses.asdict(SIZES[model.size])
+    for name in dims:
+        value = getattr(model, name)
+        if value is not None:
+            if value < 1:
+                raise UsageError(f"model.{name}: must be at least 1, got {value}")
+            dims[name] = value
+    try:
+        return Architecture(
+            **dims,
+            image_size=model.image_size,
+            num_frames=model.num_frames,
+            patch_size=model.patch_size,
+            tubelet_size=model.tubelet_size,
+            position_frames=model.position_frames or model.num_frames,
+            experts=_experts(model, dims["embed_dim"], dims["depth"]) if experts else None,
+        )
+    except ValueError as error:
+        raise UsageError(f"model.{error}") from error
+
+
+def _experts(model: ModelConfig, embed_dim: int, depth: int) -> MoaeArchitecture:
+    first = depth // 2 if model.moae.first_layer is None else model.moae.first_layer
+    return MoaeArchitecture(
+        layers=tuple(range(first, depth)),
+        num_experts=model.moae.num_experts,
+        top_k=model.moae.top_k,
+        hidden_dim=int(embed_dim * model.moae.hidden_ratio),
+        capacity_factor=model.moae.capacity_factor,
+        router_noise=model.moae.router_noise,
+        zero_init=model.moae.zero_init,
+    )
