@@ -22,6 +22,9 @@ from s4d.errors import DataError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 
+# What Pillow and PyAV raise on files that are not what they should be.
+READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, av.FFmpegError, Image.DecompressionBombError)
+
 Frames = dict[int, Image.Image]
 
 
@@ -49,15 +52,18 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into one line with the file's name."""
     try:
         yield
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0:1]
-        if isinstance(reason, list):
-            reason = reason[0] if reason else type(error).__name__
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = -1
-        raise DataError(f"{path}: cannot decode: {'the file is empty' if size == 0 else reason}") from error
+    except READ_ERRORS as error:
+        raise DataError(f"{path}: cannot decode: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            return "the file is empty"
+    except OSError:
+        pass
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0]
 
 
 def _load_image(path: Path, scale: float) -> Image.Image:
@@ -134,7 +140,7 @@ class VideoFile:
                     break
         missing = len(wanted) - len(found)
         if missing:
-            raise DataError(f"{self.path}: cannot decode: {missing} of {len(wanted)} wanted frames are damaged or missing")
+            raise DataError(f"{self.path}: cannot decode: {missing} of {len(wanted)} wanted frames are damaged")
         return found
 
 

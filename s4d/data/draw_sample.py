@@ -1,7 +1,7 @@
 """Draws everything random about one view; the training draw and the deterministic test draw.
 
-Geometry runs: window of the decoded frame (the whole frame, or VoxCeleb2's top-centre part), resize, crop, resize to the
-model's size. It is stored as one box in the resized frame, so that a decoder can do it in a single resampling.
+Geometry runs: window of the decoded frame (the whole frame, or VoxCeleb2's top-centre part), resize, crop, resize to
+the model's size. It is stored as one box in the resized frame, so that a decoder can do it in a single resampling.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from s4d.config import AugmentConfig
 from s4d.data.counter import generator, stable_key
-from s4d.data.draws import SampleDraw
+from s4d.data.draws import ColorOp, SampleDraw
 from s4d.data.randaug import draw_operations
 from s4d.data.sampling import Indices, covering_window, release_test_window, repeated_frame, train_indices
 
@@ -46,7 +46,7 @@ class DrawKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewSpec:
-    """What a source asks of every view: frames per view, their stride and rule, pixels per side, window of the frame."""
+    """What a source asks of a view: frames, their stride and rule, pixels per side, window of the decoded frame."""
 
     num_frames: int
     stride: int
@@ -91,10 +91,10 @@ def _random_resized_crop(rng: np.random.Generator, width: float, height: float, 
     for _ in range(TRIES):
         area = width * height * rng.uniform(*augment.crop_area)
         aspect = math.exp(rng.uniform(low, high))
-        across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < across <= width and 0 < down <= height:
-            left = int(rng.integers(0, int(width - across) + 1))
-            return left, int(rng.integers(0, int(height - down) + 1)), across, down
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(0, int(width - w) + 1))
+            return left, int(rng.integers(0, int(height - h) + 1)), w, h
     aspect = min(max(width / height, augment.crop_aspect[0]), augment.crop_aspect[1])
     across, down = min(width, height * aspect), min(height, width / aspect)
     return (width - across) / 2, (height - down) / 2, across, down
@@ -105,7 +105,7 @@ def _train_crop(rng: np.random.Generator, canvas: _Canvas, augment: AugmentConfi
     if augment.crop == "random_resized":
         box = _random_resized_crop(rng, width, height, augment)
     else:
-        side = min(size, width, height) if augment.resize_to is not None else min(width, height)
+        side = min(float(size), width, height) if augment.resize_to is not None else min(width, height)
         place = (0.5, 0.5) if augment.crop == "center" else (rng.random(), rng.random())
         box = ((width - side) * place[0], (height - side) * place[1], side, side)
     return left + box[0], top + box[1], box[2], box[3]
@@ -134,14 +134,15 @@ def train_draw(
     indices = train_indices(spec.rule, frame_count, spec.num_frames, spec.stride, key.rng("frames"))
     crop_box = _train_crop(rng, canvas, augment, spec.size)
     flip = bool(rng.random() < augment.flip)
-    bicubic = bool(rng.random() < 0.5)
-    interpolation = ("bicubic" if bicubic else "bilinear") if augment.interpolation == "random" else augment.interpolation
+    interpolation = ("bilinear", "bicubic")[int(rng.random() < 0.5)]
+    if augment.interpolation != "random":
+        interpolation = augment.interpolation
     jitter = None
     if augment.color_jitter > 0:
         reach = augment.color_jitter
         factors = key.rng("jitter").uniform(max(0.0, 1 - reach), 1 + reach, size=3)
         jitter = (float(factors[0]), float(factors[1]), float(factors[2]))
-    operations = ()
+    operations: tuple[ColorOp, ...] = ()
     if augment.randaug_ops:
         operations = draw_operations(
             key.rng("randaug"),

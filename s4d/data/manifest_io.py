@@ -1,8 +1,8 @@
 """Manifest files: one Parquet or CSV table per prepared dataset, written whole and read strictly.
 
-A CSV manifest can be written by hand: columns path, label, split and kind are enough; sample_id defaults to the path and
-dataset to the file's name. Lines `# root:`, `# dataset:` and `# classes:` above the header are optional; without them the
-root is the manifest's own folder and the classes are the labels in alphabetical order.
+A CSV manifest can be written by hand: columns path, label, split and kind are enough; sample_id defaults to the path
+and dataset to the file's name. Lines `# root:`, `# dataset:` and `# classes:` above the header are optional; without
+them the root is the manifest's own folder and the classes are the labels in alphabetical order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from s4d.errors import DataError, UsageError
 
 COLUMNS = tuple(field.name for field in fields(ManifestRow))
 REQUIRED = ("path", "label", "split", "kind")
-INTEGERS = ("fold", "frame_count")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +95,7 @@ def read_manifest(path: Path | str) -> Manifest:
 
 
 def prepare_manifest(dataset: str, root: Path | str, out: Path | str, fold: int | None = None) -> Manifest:
-    """Read a dataset's own files under `root` and write them as one manifest to `out`; unknown names are UsageErrors."""
+    """Read a dataset's own files under `root` and write one manifest to `out`; an unknown name is a UsageError."""
     from s4d.datasets import CLASS_NAMES, DATASETS
 
     if dataset not in DATASETS:
@@ -128,7 +127,7 @@ def _suffix(path: Path) -> str:
 
 
 def _arrow_type(pyarrow: Any, name: str) -> Any:
-    if name in INTEGERS:
+    if name in ("fold", "frame_count"):
         return pyarrow.int64()
     return pyarrow.float64() if name == "fps" else pyarrow.string()
 
@@ -195,7 +194,7 @@ def _row(path: Path, number: int, record: dict[str, Any], dataset: str) -> Manif
     for name in ("path", "split", "kind"):
         if not values[name]:
             raise DataError(f"{path}: row {number}: field {name!r} is empty")
-    for name, convert in (*((name, int) for name in INTEGERS), ("fps", float), ("face_box", _box)):
+    for name, convert in CONVERT.items():
         cell = values.get(name)
         if cell is not None:
             try:
@@ -211,6 +210,14 @@ def _row(path: Path, number: int, record: dict[str, Any], dataset: str) -> Manif
 def _box(cell: str) -> tuple[int, int, int, int]:
     left, top, right, bottom = (int(part) for part in cell.split())
     return left, top, right, bottom
+
+
+CONVERT: dict[str, Callable[[Any], object]] = {
+    "fold": int,
+    "frame_count": int,
+    "fps": float,
+    "face_box": _box,
+}
 
 
 def _unique(path: Path, rows: Sequence[ManifestRow]) -> None:

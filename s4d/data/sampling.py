@@ -73,7 +73,7 @@ def covering_window(n: int, num_frames: int, stride: int, *, view: int, views: i
 
 
 def release_test_window(n: int, num_frames: int, stride: int, *, view: int, views: int) -> Indices:
-    """Released test windows: every stride-th frame, padded with the last one, cut at the first and last F of the list."""
+    """Released test windows: every stride-th frame, padded with the last; the first and the last F of that list."""
     _check(n)
     listed = list(range(0, n, stride))
     listed += [listed[-1]] * (num_frames - len(listed))

@@ -32,8 +32,10 @@ def _jitter(pixels: NDArray[np.uint8], factors: tuple[float, float, float]) -> N
     """Brightness, contrast and saturation of all frames at once, so that a clip keeps one common grey point."""
     frames, height, width, _ = pixels.shape
     image = Image.fromarray(pixels.reshape(frames * height, width, 3))
-    for enhancer, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors, strict=True):
-        image = enhancer(image).enhance(factor)
+    brightness, contrast, saturation = factors
+    image = ImageEnhance.Brightness(image).enhance(brightness)
+    image = ImageEnhance.Contrast(image).enhance(contrast)
+    image = ImageEnhance.Color(image).enhance(saturation)
     return np.asarray(image).reshape(pixels.shape)
 
 

@@ -1,0 +1,126 @@
+"""From planned views to pixels: open, draw, decode once, transform every view; what to do about unreadable files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s4d.config import Config
+from s4d.data.decode import Media, open_media
+from s4d.data.draw_sample import DrawKey, ViewSpec, train_draw
+from s4d.data.draws import SampleDraw
+from s4d.data.packing import View
+from s4d.data.plan import PlannedView, SamplePlan
+from s4d.data.sources import Source
+from s4d.data.transform import apply_draw, needed_scale
+from s4d.errors import DataError
+
+SUBSTITUTES = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A sample that could not be read and was replaced: its source and the error's line, which names the file."""
+
+    source: str
+    problem: str
+
+
+def view_spec(config: Config, source: Source) -> ViewSpec:
+    """What every view of a source looks like."""
+    rule: str = config.data.frame_sampling
+    if rule == "release" and config.task == "pretrain":
+        rule = "release_pretrain"
+    image = source.config.modality == "image"
+    return ViewSpec(
+        num_frames=1 if image else config.model.num_frames,
+        stride=1 if image else source.config.stride,
+        rule="window" if image else rule,
+        size=config.model.image_size,
+        window=source.config.window,
+    )
+
+
+def read_views(
+    source: Source, row: int, order: str, size: int, *, draw: Callable[[Media], Sequence[SampleDraw]]
+) -> list[tuple[SampleDraw, NDArray[np.uint8]]]:
+    """Draws and pixels of several views of one sample; every wanted frame is decoded once. DataError names the file."""
+    sample = source.rows[row]
+    media = open_media(source.root / sample.path, sample.kind, order)
+    draws = draw(media)
+    wanted = {index for item in draws for index in item.frame_indices}
+    scale = max(needed_scale(item, media.size, size) for item in draws)
+    frames = media.frames(wanted, scale)
+    return [(item, apply_draw(frames, item, size)) for item in draws]
+
+
+class TrainReader:
+    """Reads the training views of a plan, with `data.on_error` for files that cannot be read."""
+
+    def __init__(self, config: Config, plan: SamplePlan) -> None:
+        self.config = config
+        self.plan = plan
+        self.specs = [view_spec(config, source) for source in plan.sources]
+
+    def read(self, planned: Sequence[PlannedView]) -> tuple[list[View], list[Skipped]]:
+        """Views in the planned order; with on_error skip, an unreadable sample is replaced and reported."""
+        views: list[View] = []
+        skipped: list[Skipped] = []
+        for _, group in groupby(planned, key=lambda item: (item.source, item.epoch, item.position)):
+            self._read_sample(list(group), views, skipped)
+        return views, skipped
+
+    def _read_sample(self, planned: list[PlannedView], views: list[View], skipped: list[Skipped]) -> None:
+        """Read one sample, or the next readable one of its source's order under the same draws."""
+        first = planned[0]
+        source = self.plan.sources[first.source]
+        order = self.plan.order(first.source, first.epoch)
+        tries = min(SUBSTITUTES, len(order))
+        for offset in range(tries):
+            row = int(order[(first.position + offset) % len(order)])
+            try:
+                views.extend(self._views(planned, row))
+                return
+            except DataError as error:
+                if self.config.data.on_error == "error":
+                    raise
+                skipped.append(Skipped(source=source.config.name, problem=str(error)))
+        raise DataError(f"{source.config.manifest}: {tries} samples in a row are unreadable; {skipped[-1].problem}")
+
+    def _views(self, planned: list[PlannedView], row: int) -> list[View]:
+        source, spec = self.plan.sources[planned[0].source], self.specs[planned[0].source]
+        augment = self.config.data.image if source.config.modality == "image" else self.config.data.video
+
+        def draw(media: Media) -> list[SampleDraw]:
+            return [
+                train_draw(
+                    DrawKey(
+                        seed=self.config.seed,
+                        epoch=item.epoch,
+                        sample_id=source.rows[item.row].sample_id,
+                        view=item.view,
+                    ),
+                    spec,
+                    augment,
+                    frame_count=media.frame_count,
+                    size=media.size,
+                )
+                for item in planned
+            ]
+
+        read = read_views(source, row, self.config.data.order, spec.size, draw=draw)
+        return [
+            View(
+                sample_id=source.rows[row].sample_id,
+                label=source.labels[row],
+                pixels=pixels,
+                draw=drawn,
+                epoch=item.epoch,
+                view=item.view,
+            )
+            for item, (drawn, pixels) in zip(planned, read, strict=True)
+        ]

@@ -1,0 +1,105 @@
+"""Results of a dataset in order, computed here or ahead of time in worker processes."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch.utils.data import DataLoader
+
+from s4d.errors import DataError, UserError
+
+PREFETCH = 3
+PR_SET_PDEATHSIG = 1
+
+Item = TypeVar("Item", covariant=True)
+Value = TypeVar("Value")
+
+
+class Indexed(Protocol[Item]):
+    """Anything that computes item `index`, in whatever process."""
+
+    def __getitem__(self, index: int) -> Item: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A user's error that happened in a worker; carried as a value, since torch wraps exceptions in tracebacks."""
+
+    error: type[UserError]
+    message: str
+
+
+class _Guarded(Generic[Value]):
+    """The dataset as the workers see it."""
+
+    def __init__(self, items: Indexed[Value]) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Value | _Failed:
+        try:
+            return self.items[index]
+        except UserError as error:
+            return _Failed(type(error), str(error))
+
+
+def in_order(items: Indexed[Value], indices: Sequence[int], workers: int) -> Iterator[Value]:
+    """`items[i]` for each of `indices`, computed by `workers` processes that end with this iterator or this process."""
+    if workers == 0:
+        for index in indices:
+            yield items[index]
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["s4d.data.loader"])
+    loader: DataLoader[Any] = DataLoader(
+        _Guarded(items),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=indices,
+        num_workers=workers,
+        prefetch_factor=PREFETCH,
+        collate_fn=_unchanged,
+        worker_init_fn=_prepare_worker,
+        multiprocessing_context=context,
+    )
+    with _without_entry_script():
+        results = iter(loader)
+    for _ in indices:
+        try:
+            value = next(results)
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            raise DataError(f"data.workers: a decoding process died (out of memory?): {error}") from error
+        if isinstance(value, _Failed):
+            raise value.error(value.message)
+        yield value
+
+
+def _unchanged(value: Value) -> Value:
+    return value
+
+
+def _prepare_worker(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the training process alone decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The fork server ends with the training process, even one that was killed, and takes its workers along.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def _without_entry_script() -> Iterator[None]:
+    """Keep new processes from importing the program's entry script, and with it everything that training needs."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script

@@ -1,0 +1,19 @@
+"""Readers of datasets as they lie on disk: each turns a tree into manifest rows with class names."""
+
+from __future__ import annotations
+
+# name -> `prepare(root: Path, *, fold: int | None) -> list[ManifestRow]`
+DATASETS: dict[str, str] = {
+    "affectnet": "s4d.datasets.affectnet.prepare",
+    "dfew": "s4d.datasets.dfew.prepare",
+    "folder": "s4d.datasets.folder.prepare",
+    "voxceleb2": "s4d.datasets.voxceleb2.prepare",
+}
+
+# Class names in head order; empty where there are no labels or where the data name their own classes.
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "affectnet": ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"),
+    "dfew": ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear"),
+    "folder": (),
+    "voxceleb2": (),
+}
