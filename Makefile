@@ -38,7 +38,8 @@ $(PROJECT): $(PACKAGES) $(NATIVE_SOURCES)
 		echo "env: no C++ compiler found: installing without the native library; the portable backends serve in its place"; \
 		$(PIP) --no-build-isolation --no-deps --config-settings wheel.cmake=false --editable .; \
 	fi
-	@$(PY) -c 'import engine, kernels, s4d; print("env: s4d", s4d.__version__, "is installed in $(VENV)")'
+	@$(PY) -c 'import engine, kernels, s4d; from kernels import native; ok, why = native.status(); \
+		print("env: s4d", s4d.__version__, "is ready in $(VENV); native library:", "built" if ok else why)'
 	@touch $@
 
 native: ## rebuild the native library
