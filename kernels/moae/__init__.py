@@ -5,14 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.backends import Backend, resolve
+from kernels.backends import Backend, Facts, resolve
 from kernels.moae.plan import RoutingPlan, build_plan, expert_capacity
 from kernels.moae.records import Experts, MoAERecord, MoAERequest, Router
 from kernels.philox import NoiseKey
 
 __all__ = ["BACKENDS", "Experts", "MoAERecord", "Router", "RoutingPlan", "build_plan", "expert_capacity", "moae"]
 
+
+def _grouped_refuses(facts: Facts) -> str | None:
+    if facts["device"] == "cuda" and facts["dtype"] != torch.bfloat16:
+        return f"torch's grouped matmul takes bfloat16 on CUDA, not {facts['dtype']}"
+    return None
+
+
 BACKENDS = {
+    "grouped": Backend(name="grouped", function="kernels.moae.grouped:moae", refuse=_grouped_refuses),
+    "dense_all": Backend(name="dense_all", function="kernels.moae.dense_all:moae"),
     "reference": Backend(name="reference", function="kernels.moae.reference:moae"),
 }
 
@@ -64,10 +73,10 @@ def moae(
     """Gated sum (T, D) of the outputs of each token's ``top_k`` experts (plus ``residual``), and the routing record.
 
     ``x`` is (T, D). ``noise``: unit normals (T, E) or their key, times softplus of the router's noise map, added to the
-    scores. ``capacity_factor``: each expert serves its first floor(T * k / E * factor) tokens, later ones get nothing from it
-    and the other gates stay as they are; None serves all. ``groups``: host boundaries of token ranges, (0, T) by default, over
-    which the balance statistics are summed. Raises ValueError on shapes or dtypes that do not fit and on a backend that
-    cannot serve the call.
+    scores. ``capacity_factor``: each expert serves its first floor(T * k / E * factor) tokens, later ones get nothing
+    from it and the other gates stay as they are; None serves all. ``groups``: host boundaries of token ranges, (0, T)
+    by default, over which the balance statistics are summed. Raises ValueError on shapes or dtypes that do not fit
+    and on a backend that cannot serve the call.
     """
     num_tokens = x.shape[0]
     request = MoAERequest(

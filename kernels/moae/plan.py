@@ -1,14 +1,15 @@
 """The routing plan of one MoAE layer: which slot of which expert serves each choice of each token.
 
-Letters: T tokens, E experts, k choices of a token. An assignment is one (token, choice) pair, numbered token * k + choice.
-Slots are rows of the expert-sorted buffers. How the index arrays hang together, with T = 3, k = 2, E = 3::
+Letters: T tokens, E experts, k choices of a token. An assignment is one (token, choice) pair, numbered token * k +
+choice. Slots are rows of the expert-sorted buffers. How the index arrays hang together, with T = 3, k = 2, E = 3::
 
     topk_expert_ids   [[2, 0], [2, 1], [0, 2]]      expert of each assignment
     order             [1, 4, 3, 0, 2, 5]            assignment in each slot: expert 0's in token order, expert 1's, ...
     slots             [[3, 0], [4, 2], [1, 5]]      slot of each assignment, the inverse of order
     expert_offsets    [0, 2, 3, 6]                  expert e owns the slots expert_offsets[e] : expert_offsets[e + 1]
 
-With a capacity the assignments past it are not kept; they fill the slots from expert_offsets[E] on, by expert and token.
+With a capacity the assignments past it are not kept; they fill the slots from expert_offsets[E] on, by expert and
+token.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.backends import Backend, Facts, resolve
+from kernels.native import status as native_status
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoutingPlan:
-    """Index arrays of one routing; ``topk_expert_ids``, ``order``, ``slots`` int64, ``expert_offsets`` int32, ``kept`` bool.
+    """Index arrays of one routing: ``expert_offsets`` int32, ``kept`` bool, the others int64.
 
     ``capacity`` is the most tokens an expert serves, None without a limit (then everything is kept).
     """
@@ -71,11 +75,8 @@ def expert_capacity(num_tokens: int, top_k: int, num_experts: int, capacity_fact
     return int(num_tokens * top_k / num_experts * capacity_factor)
 
 
-def build_plan(topk_expert_ids: Tensor, num_experts: int, capacity: int | None) -> RoutingPlan:
-    """Plan for the chosen experts (T, k) int64, distinct within a token: tokens in order within each expert.
-
-    With a capacity the first that many tokens of an expert are served. Reads nothing on the host.
-    """
+def portable_plan(topk_expert_ids: Tensor, num_experts: int, capacity: int | None) -> RoutingPlan:
+    """The plan by one stable sort and prefix sums."""
     flat_ids = topk_expert_ids.flatten()
     ids, order = torch.sort(flat_ids, stable=True)
     experts = torch.arange(num_experts + 1, device=ids.device)
@@ -101,3 +102,50 @@ def build_plan(topk_expert_ids: Tensor, num_experts: int, capacity: int | None) 
         kept=kept[slots].view_as(topk_expert_ids),
         capacity=capacity,
     )
+
+
+def native_plan(topk_expert_ids: Tensor, num_experts: int, capacity: int | None) -> RoutingPlan:
+    """The plan by the native library's counting sort."""
+    from kernels.native.ops import routing_plan
+
+    offsets, order, slots, kept = routing_plan(topk_expert_ids, num_experts, capacity)
+    return RoutingPlan(
+        topk_expert_ids=topk_expert_ids,
+        expert_offsets=offsets,
+        order=order,
+        slots=slots,
+        kept=kept,
+        capacity=capacity,
+    )
+
+
+def _native_refuses(facts: Facts) -> str | None:
+    if facts["device"] != "cpu":
+        return f"serves CPU tensors, not {facts['device']}"
+    available, reason = native_status()
+    return None if available else reason
+
+
+# In order of preference.
+# TABLE
+BACKENDS = {
+    "native": Backend(name="native", function=native_plan, refuse=_native_refuses),
+    "portable": Backend(name="portable", function=portable_plan),
+}
+
+
+def build_plan(
+    topk_expert_ids: Tensor, num_experts: int, capacity: int | None, *, backend: str | None = None
+) -> RoutingPlan:
+    """Plan for the chosen experts (T, k) int64, distinct within a token: tokens in order within each expert.
+
+    With a capacity the first that many tokens of an expert are served. Reads nothing on the host; all backends give the
+    same integers.
+    """
+    if topk_expert_ids.ndim != 2 or topk_expert_ids.dtype != torch.int64:
+        raise ValueError(
+            f"topk_expert_ids: expected int64 (T, k), got {topk_expert_ids.dtype} {tuple(topk_expert_ids.shape)}"
+        )
+    row = resolve("moae_plan", BACKENDS, backend, device=topk_expert_ids.device.type)
+    plan: RoutingPlan = row.load()(topk_expert_ids, num_experts, capacity)
+    return plan

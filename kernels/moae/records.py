@@ -17,7 +17,7 @@ def _check(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Router:
-    """Linear map to expert scores, ``weight`` (E, D) and ``bias`` (E,), and the one that gives the spread of their noise."""
+    """Linear map to expert scores, ``weight`` (E, D) and ``bias`` (E,), and the one to the spread of their noise."""
 
     weight: Tensor
     bias: Tensor
@@ -60,7 +60,7 @@ class Experts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoAERequest:
-    """What a backend is told beside the tensors: all checked, ``groups`` from 0 to T, ``capacity`` in tokens or None."""
+    """A checked call beside its learned tensors; ``groups`` run from 0 to T, ``capacity`` is in tokens or None."""
 
     top_k: int
     capacity: int | None
@@ -74,8 +74,8 @@ class MoAERecord:
     """How the tokens were routed, and the two halves of the balance loss.
 
     ``router_logits`` (T, E) with noise, ``gates`` (T, k) and ``prob_sums`` (G, E), the sums over a group's tokens of
-    softmax(router_logits), carry gradients and are float32 or wider; ``counts`` (G, E) int64 are the assignments of a group
-    before capacity drops.
+    softmax(router_logits), carry gradients and are float32 or wider; ``counts`` (G, E) int64 are the assignments of a
+    group before capacity drops.
     """
 
     plan: RoutingPlan

@@ -1,4 +1,4 @@
-"""The definition: every expert in turn sees all tokens, and its output counts where the token chose it and it had room."""
+"""The definition: every expert in turn sees all tokens and counts where it was chosen and had room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores, choice and gates of the experts, and the balance statistics; in float32 or wider whatever the activations are.
+"""Scores, choice and gates of the experts, and the balance statistics, all in float32 or wider.
 
 Half-precision scores would let every backend choose other experts, since each rounds its matmul differently.
 """

@@ -18,9 +18,7 @@ Rows = Callable[[PatchRequest], Tensor]
 def _values(request: PatchRequest, indices: Tensor) -> Tensor:
     """Normalised and erased tubelets (M, f, p, p, 3) of the tokens ``indices``."""
     grid, erase = request.grid, request.erase
-    values = normalise(
-        gather_tubelets(request.pixels, indices, grid), request.mean, request.std, request.compute_dtype
-    )
+    values = normalise(gather_tubelets(request.pixels, indices, grid), request.mean, request.std, request.compute_dtype)
     if erase is None:
         return values
     place = token_pixels(grid, indices)
@@ -64,7 +62,7 @@ def embed_rows(request: PatchRequest, weight: Tensor, bias: Tensor, rows: Rows) 
     if request.grid.frames_per_token != weight.shape[2]:
         weight = weight.sum(2, keepdim=True)
     kernel = weight.permute(0, 2, 3, 4, 1).flatten(1)
-    output: Tensor = _EmbedRows.apply(kernel, bias, request, rows)  # type: ignore[no-untyped-call]
+    output: Tensor = _EmbedRows.apply(kernel, bias, request, rows)
     return output
 
 

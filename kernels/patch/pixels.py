@@ -1,7 +1,7 @@
 """Normalised values of pixels: normalise, then erase, then mix; the same arithmetic on whole frames and on tubelets.
 
-Every function takes values (..., p, q, 3) whose row and column coordinates are given, so that the definition applies it to
-frames and the gathering backends to the tubelets they picked.
+Every function takes values (..., p, q, 3) whose row and column coordinates are given, so that the definition applies
+it to frames and the gathering backends to the tubelets they picked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ERASE_STREAM = 0x45524153
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """Values (..., 3) in ``dtype``: (x / 255 - mean) / std of uint8 pixels; floating-point pixels are normalised already."""
+    """Values (..., 3) in ``dtype``: (x / 255 - mean) / std of uint8 pixels; float ones are normalised already."""
     if pixels.dtype != torch.uint8:
         return pixels.to(dtype)
     return pixels.to(dtype).div_(255).sub_(mean.to(dtype)).div_(std.to(dtype))
@@ -30,7 +30,7 @@ def inside(box: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def erase_noise(seed: Tensor, pixel: Tensor) -> Tensor:
-    """Unit normals (..., 3) float64 of the pixels numbered ``pixel`` within their samples of ``seed`` (broadcastable)."""
+    """Unit normals (..., 3) float64 of pixel number ``pixel`` in the sample of ``seed`` (broadcastable)."""
     words = philox((seed, seed >> 32, pixel, torch.zeros_like(pixel)), (0, ERASE_STREAM))
     red, green = normal(words[0], words[1])
     blue, _ = normal(words[2], words[3])
@@ -40,8 +40,8 @@ def erase_noise(seed: Tensor, pixel: Tensor) -> Tensor:
 def erased(values: Tensor, erase: Erase, black: Tensor, *, sample: Tensor, pixel: Tensor, within: Tensor) -> Tensor:
     """``values`` (M, f, p, q, 3) with the pixels ``within`` (M, p, q) erased.
 
-    ``sample`` (M,) picks the seed, ``pixel`` (M, f, p, q) numbers pixels within a sample, ``black`` (3,) is the normalised
-    value of black.
+    ``sample`` (M,) picks the seed, ``pixel`` (M, f, p, q) numbers pixels within a sample, ``black`` (3,) is the
+    normalised value of black.
     """
     fill = black.to(values.dtype)
     if erase.noise:

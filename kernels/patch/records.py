@@ -20,8 +20,9 @@ def _check(name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype 
 class Mix:
     """Mixup or cutmix of each sample with a partner of the same group.
 
-    ``partner`` (n,) int64. ``lam`` (n,) float: pixels become lam * own + (1 - lam) * partner's. ``box`` (n, 4) int32 rows
-    [y0, x0, y1, x1): where a box is not empty the sample takes the partner's pixels inside and its own outside instead.
+    ``partner`` (n,) int64. ``lam`` (n,) float: pixels become lam * own + (1 - lam) * partner's. ``box`` (n, 4) int32
+    rows [y0, x0, y1, x1): where a box is not empty the sample takes the partner's pixels inside and its own outside
+    instead.
     """
 
     partner: Tensor

@@ -18,9 +18,7 @@ def _needs_pixel_gradient(facts: Facts) -> str | None:
 
 
 BACKENDS = {
-    "fused": Backend(
-        name="fused", function="kernels.reconstruction.fused:masked_loss", refuse=_needs_pixel_gradient
-    ),
+    "fused": Backend(name="fused", function="kernels.reconstruction.fused:masked_loss", refuse=_needs_pixel_gradient),
     "reference": Backend(name="reference", function="kernels.reconstruction.reference:masked_loss"),
 }
 
@@ -37,9 +35,9 @@ def masked_loss(
 ) -> tuple[Tensor, int]:
     """Sum over the M tokens ``indices`` of the mean squared error of their predicted pixels, and the count M.
 
-    ``hidden`` (M, D); ``head_weight`` (tubelet_size * p * p * 3, D) and ``head_bias`` give the prediction, from which the
-    patch size p follows; pixels and target as in ``patch_targets``. The sum is float32 (float64 for float64 hidden).
-    Raises ValueError on shapes that do not fit and on a backend that cannot serve the call.
+    ``hidden`` (M, D); ``head_weight`` (tubelet_size * p * p * 3, D) and ``head_bias`` give the prediction, from which
+    the patch size p follows; pixels and target as in ``patch_targets``. The sum is float32 (float64 for float64
+    hidden). Raises ValueError on shapes that do not fit and on a backend that cannot serve the call.
     """
     if hidden.ndim != 2 or hidden.shape[0] != indices.shape[0]:
         raise ValueError(f"hidden: expected ({indices.shape[0]}, D), got {tuple(hidden.shape)}")
@@ -52,9 +50,8 @@ def masked_loss(
     if head_bias.shape != (values,):
         raise ValueError(f"head_bias: expected ({values},), got {tuple(head_bias.shape)}")
     if not hidden.dtype == head_weight.dtype == head_bias.dtype:
-        raise ValueError(
-            f"hidden, head_weight, head_bias: expected one dtype, got {hidden.dtype}, {head_weight.dtype}, {head_bias.dtype}"
-        )
+        dtypes = f"{hidden.dtype}, {head_weight.dtype}, {head_bias.dtype}"
+        raise ValueError(f"hidden, head_weight, head_bias: expected one dtype, got {dtypes}")
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     request = target_request(pixels, indices, patch_size, tubelet_size, dtype)
     row = resolve(

@@ -1,4 +1,4 @@
-"""Portable fast backend: keeps the residual alone, in the dtype of ``hidden``, and scales small results by the gradient."""
+"""Portable fast backend: keeps the residual alone; the incoming gradient scales the small results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kernels.reconstruction.target import TargetRequest, normalised_target
 
 
 class _MaskedLoss(torch.autograd.Function):
-    """The loss is quadratic, so its backward needs the residual only; neither prediction nor target outlives the forward."""
+    """The loss is quadratic: its backward needs the residual, and neither prediction nor target."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, request: TargetRequest) -> Tensor:
@@ -24,8 +24,8 @@ class _MaskedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, residual = ctx.saved_tensors
-        # The incoming gradient stays on the device; it is applied in float32 or wider, since a scaled-down gradient alone
-        # can lie below the range of half precision.
+        # The incoming gradient stays on the device; it is applied in float32 or wider, since a scaled-down gradient
+        # alone can lie below the range of half precision.
         scale = grads[0] * (2 / residual.shape[1])
 
         def scaled(unscaled: Tensor) -> Tensor:
@@ -42,5 +42,5 @@ class _MaskedLoss(torch.autograd.Function):
 
 def masked_loss(hidden: Tensor, head_weight: Tensor, head_bias: Tensor, request: TargetRequest) -> Tensor:
     """Sum over tokens of the mean squared error, a scalar in the dtype of the target."""
-    loss: Tensor = _MaskedLoss.apply(hidden, head_weight, head_bias, request)  # type: ignore[no-untyped-call]
+    loss: Tensor = _MaskedLoss.apply(hidden, head_weight, head_bias, request)
     return loss

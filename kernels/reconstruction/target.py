@@ -53,9 +53,9 @@ def normalised_target(request: TargetRequest) -> Tensor:
 def patch_targets(pixels: Tensor, indices: Tensor, patch_size: int, tubelet_size: int) -> Tensor:
     """Targets (M, tubelet * p * p * 3) of the tokens ``indices`` (M,) int64, ordered frame, row, column, channel.
 
-    (x - mean) / sqrt(unbiased variance + 1e-6) over the tubelet's positions, for each token and channel; x in [0, 1]: uint8
-    pixels (n, F, H, W, 3) are divided by 255, floating-point ones taken as they are. A still image counts its frame once
-    for every frame of a tubelet. float64 for float64 pixels, else float32.
+    (x - mean) / sqrt(unbiased variance + 1e-6) over the tubelet's positions, for each token and channel; x in [0, 1]:
+    uint8 pixels (n, F, H, W, 3) are divided by 255, floating-point ones taken as they are. A still image counts its
+    frame once for every frame of a tubelet. float64 for float64 pixels, else float32.
     """
     dtype = torch.float64 if pixels.dtype == torch.float64 else torch.float32
     return normalised_target(target_request(pixels, indices, patch_size, tubelet_size, dtype))

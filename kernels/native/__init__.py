@@ -1,0 +1,50 @@
+"""The native library: loaded on first use from beside this module, or a stated reason why it is not there.
+
+A pure-Python install has no library; every op then serves from its portable backends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+LIBRARY_NAME = "libs4d_native.so"
+
+# Matches s4d_abi_version() of the sources beside this file.
+ABI_VERSION = 1
+
+
+def _library_path() -> Path | None:
+    # An editable install keeps built files apart from the sources; the package path then names both folders.
+    folders = [Path(__file__).parent, *map(Path, __path__)]
+    return next((folder / LIBRARY_NAME for folder in folders if (folder / LIBRARY_NAME).is_file()), None)
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    path = _library_path()
+    if path is None:
+        return None, "the native library is not built (no C++ compiler at install time?); `make native` builds it"
+    try:
+        library = ctypes.CDLL(str(path))
+        version = int(library.s4d_abi_version())
+    except (OSError, AttributeError) as error:
+        return None, f"the native library does not load: {error}"
+    if version != ABI_VERSION:
+        return None, f"{path}: expected interface version {ABI_VERSION}, got {version}; `make native` rebuilds it"
+    return library, ""
+
+
+def status() -> tuple[bool, str]:
+    """Whether the library is usable, and the reason if it is not."""
+    library, reason = _load()
+    return library is not None, reason
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library; RuntimeError with the reason where there is none."""
+    loaded, reason = _load()
+    if loaded is None:
+        raise RuntimeError(reason)
+    return loaded

@@ -1,0 +1,145 @@
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "erase_noise.h"
+#include "s4d_native.h"
+
+namespace {
+
+// A token by its coordinates; y and x are those of its first pixel, frame that of its first frame.
+struct Token {
+    int64_t sample, frame, y, x;
+};
+
+// The part of a box within one token, in the token's own coordinates; empty boxes have y0 >= y1 or x0 >= x1.
+struct Span {
+    int64_t y0, x0, y1, x1;
+    bool empty() const { return y0 >= y1 || x0 >= x1; }
+};
+
+Token locate(const S4dPatches& p, int64_t index) {
+    const int64_t columns = p.width / p.patch_size, rows = p.height / p.patch_size;
+    const int64_t slices = p.frames / p.frames_per_token;
+    return {index / (columns * rows * slices), index / (columns * rows) % slices * p.frames_per_token,
+            index / columns % rows * p.patch_size, index % columns * p.patch_size};
+}
+
+Span clip(const S4dPatches& p, const int32_t* box, const Token& token) {
+    const auto within = [&p](int64_t value, int64_t origin) {
+        return std::min(std::max(value - origin, int64_t{0}), p.patch_size);
+    };
+    return {within(box[0], token.y), within(box[1], token.x), within(box[2], token.y), within(box[3], token.x)};
+}
+
+S4D_PER_PROCESSOR void normalise(const uint8_t* pixels, const float* mean, const float* std, int64_t count,
+                                 float* out) {
+    for (int64_t i = 0; i < count; ++i) out[i] = (static_cast<float>(pixels[i]) / 255.0f - mean[i]) / std[i];
+}
+
+S4D_PER_PROCESSOR void blend(float* own, const float* partner, float share, int64_t count) {
+    const float rest = 1.0f - share;
+    for (int64_t i = 0; i < count; ++i) own[i] = share * own[i] + rest * partner[i];
+}
+
+// Writes the rows of one group of tokens.
+class RowWriter {
+  public:
+    explicit RowWriter(const S4dPatches& patches) : p_(patches), run_(3 * patches.patch_size) {
+        for (int64_t i = 0; i < run_; ++i) {
+            mean_.push_back(p_.mean[i % 3]);
+            std_.push_back(p_.std[i % 3]);
+        }
+    }
+
+    int64_t row_size() const { return p_.frames_per_token * p_.patch_size * run_; }
+
+    // `scratch` holds one row.
+    void write(int64_t index, float* row, float* scratch) const {
+        Token token = locate(p_, index);
+        clean(token, row);
+        if (p_.partner == nullptr) return;
+        const int64_t sample = token.sample;
+        token.sample = p_.partner[sample];
+        clean(token, scratch);
+        const int32_t* box = p_.mix_box == nullptr ? nullptr : p_.mix_box + 4 * sample;
+        if (box != nullptr && box[2] > box[0] && box[3] > box[1]) {
+            paste(clip(p_, box, token), scratch, row);
+        } else {
+            blend(row, scratch, p_.share[sample], row_size());
+        }
+    }
+
+  private:
+    void clean(const Token& token, float* row) const {
+        for (int64_t f = 0; f < p_.frames_per_token; ++f) {
+            const int64_t frame = token.sample * p_.frames + token.frame + f;
+            for (int64_t y = 0; y < p_.patch_size; ++y) {
+                const int64_t pixel = (frame * p_.height + token.y + y) * p_.width + token.x;
+                normalise(p_.pixels + 3 * pixel, mean_.data(), std_.data(), run_, row + (f * p_.patch_size + y) * run_);
+            }
+        }
+        if (p_.erase_box != nullptr) erase(clip(p_, p_.erase_box + 4 * token.sample, token), token, row);
+    }
+
+    void erase(const Span& span, const Token& token, float* row) const {
+        if (span.empty()) return;
+        for (int64_t f = 0; f < p_.frames_per_token; ++f) {
+            for (int64_t y = span.y0; y < span.y1; ++y) {
+                for (int64_t x = span.x0; x < span.x1; ++x) {
+                    float* out = row + ((f * p_.patch_size + y) * p_.patch_size + x) * 3;
+                    if (p_.erase_seed != nullptr) {
+                        const int64_t pixel = ((token.frame + f) * p_.height + token.y + y) * p_.width + token.x + x;
+                        s4d::erase_noise(p_.erase_seed[token.sample], pixel, out);
+                    } else {
+                        for (int c = 0; c < 3; ++c) out[c] = -p_.mean[c] / p_.std[c];
+                    }
+                }
+            }
+        }
+    }
+
+    void paste(const Span& span, const float* from, float* to) const {
+        if (span.empty()) return;
+        for (int64_t line = 0; line < p_.frames_per_token * p_.patch_size; ++line) {
+            const int64_t y = line % p_.patch_size;
+            if (y < span.y0 || y >= span.y1) continue;
+            const int64_t start = line * run_;
+            std::copy(from + start + 3 * span.x0, from + start + 3 * span.x1, to + start + 3 * span.x0);
+        }
+    }
+
+    const S4dPatches& p_;
+    int64_t run_;
+    std::vector<float> mean_, std_;
+};
+
+}  // namespace
+
+int64_t s4d_visible_patches(const S4dPatches* patches, const int64_t* indices, int64_t count, float* rows,
+                            int32_t threads) {
+    const S4dPatches& p = *patches;
+    const int64_t patches_per_frame = (p.height / p.patch_size) * (p.width / p.patch_size);
+    const int64_t tokens = p.samples * (p.frames / p.frames_per_token) * patches_per_frame;
+    for (int64_t i = 0; i < count; ++i) {
+        if (indices[i] < 0 || indices[i] >= tokens) return i + 1;
+    }
+    for (int64_t i = 0; p.partner != nullptr && i < p.samples; ++i) {
+        if (p.partner[i] < 0 || p.partner[i] >= p.samples) return i + 1;
+    }
+
+    const RowWriter writer(p);
+    const int64_t size = writer.row_size();
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads)
+#endif
+    {
+        std::vector<float> scratch(p.partner == nullptr ? 0 : static_cast<std::size_t>(size));
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+        for (int64_t i = 0; i < count; ++i) writer.write(indices[i], rows + i * size, scratch.data());
+    }
+    static_cast<void>(threads);
+    return 0;
+}
