@@ -1,0 +1,197 @@
+"""Evaluation batches: every sample of a split once, its views in one forward, equally many forwards on each rank."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s4d.config import Config
+from s4d.data.batch import PackedBatch
+from s4d.data.decode import Media
+from s4d.data.draw_sample import DrawKey, EvalView, eval_draw
+from s4d.data.draws import SampleDraw
+from s4d.data.packing import Packer, StepInfo, View
+from s4d.data.reading import Skipped, read_views, view_spec
+from s4d.data.sources import Source, head_classes, load_source
+from s4d.data.workers import in_order
+from s4d.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+IMAGES_PER_CLIP = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalBatch:
+    """One forward: row i of `batch` is view `views[i]` of sample number `samples[i]` of the split.
+
+    `labels` (n,) int64 are class numbers (-1: none); `weights` (n,) float32 is 0 where a row is black padding (to keep
+    ranks in step, or for an unreadable file) and must not count.
+    """
+
+    batch: PackedBatch
+    sample_ids: tuple[str, ...]
+    samples: Tensor
+    views: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalPlan:
+    """Which samples a rank takes in each forward; -1 is padding."""
+
+    samples: int
+    rank: int
+    world_size: int
+    per_forward: int
+
+    @property
+    def forwards(self) -> int:
+        """Forwards of every rank."""
+        return -(-self.samples // (self.world_size * self.per_forward))
+
+    @property
+    def rows(self) -> int:
+        """Samples in each forward: as few as `forwards` allow, so that little is padded."""
+        return -(-self.samples // (self.world_size * self.forwards))
+
+    def forward(self, number: int) -> list[int]:
+        """Sample numbers of one forward of this rank."""
+        first = (number * self.world_size + self.rank) * self.rows
+        return [sample if sample < self.samples else -1 for sample in range(first, first + self.rows)]
+
+
+def eval_views(config: Config, source: Source, repeated_frames: int = 0) -> list[EvalView]:
+    """The views of every sample: windows x crops of a clip, one of an image, or single frames held for a whole clip."""
+    if source.config.modality == "image":
+        return [EvalView()]
+    if repeated_frames:
+        return [EvalView(temporal=(i, repeated_frames), repeated=True) for i in range(repeated_frames)]
+    temporal, spatial = config.evaluation.temporal_views, config.evaluation.spatial_views
+    return [
+        EvalView(temporal=(i, temporal), spatial=(j, spatial)) for i in range(temporal) for j in range(spatial)
+    ]
+
+
+class _Forwards:
+    """Forward number n of one rank, computable in any process."""
+
+    def __init__(self, config: Config, source: Source, views: list[EvalView], plan: EvalPlan) -> None:
+        self.config = config
+        self.source = source
+        self.views = views
+        self.plan = plan
+        self.spec = view_spec(config, source)
+        self.packer = Packer(config, (source,), head_classes(config))
+
+    def __getitem__(self, number: int) -> tuple[EvalBatch, tuple[Skipped, ...]]:
+        rows: list[View] = []
+        weights: list[float] = []
+        skipped: list[Skipped] = []
+        samples = self.plan.forward(number)
+        for sample in samples:
+            try:
+                rows.extend(self._padding() if sample < 0 else self._read(sample))
+                weights.extend([float(sample >= 0)] * len(self.views))
+            except DataError as error:
+                if self.config.data.on_error == "error":
+                    raise
+                skipped.append(Skipped(source=self.source.config.name, problem=str(error)))
+                rows.extend(self._padding())
+                weights.extend([0.0] * len(self.views))
+        modality = self.source.config.modality
+        info = StepInfo(step=number, epoch=0, step_samples={modality: len(rows)}, training=False)
+        labels = [self.source.labels[sample] if sample >= 0 else -1 for sample in samples for _ in self.views]
+        batch = EvalBatch(
+            batch=self.packer.pack([rows], info),
+            sample_ids=tuple(row.sample_id for row in rows),
+            samples=torch.tensor([sample for sample in samples for _ in self.views]),
+            views=torch.arange(len(self.views)).repeat(len(samples)),
+            labels=torch.tensor(labels),
+            weights=torch.tensor(weights),
+        )
+        return batch, tuple(skipped)
+
+    def _read(self, sample: int) -> list[View]:
+        source = self.source
+        resize = (self.config.data.image if source.config.modality == "image" else self.config.data.video).resize
+        sample_id = source.rows[sample].sample_id
+
+        def draw(media: Media) -> list[SampleDraw]:
+            return [
+                eval_draw(
+                    DrawKey(seed=self.config.seed, epoch=0, sample_id=sample_id, view=number),
+                    self.spec,
+                    view,
+                    resize=resize,
+                    frame_count=media.frame_count,
+                    size=media.size,
+                )
+                for number, view in enumerate(self.views)
+            ]
+
+        read = read_views(source, sample, self.config.data.order, self.spec.size, draw=draw)
+        return [
+            View(
+                sample_id=sample_id,
+                label=max(0, source.labels[sample]),
+                pixels=pixels,
+                draw=drawn,
+                epoch=0,
+                view=number,
+            )
+            for number, (drawn, pixels) in enumerate(read)
+        ]
+
+    def _padding(self) -> list[View]:
+        """Black rows of weight 0."""
+        size, frames = self.spec.size, self.spec.num_frames
+        key = DrawKey(seed=self.config.seed, epoch=0, sample_id="", view=0)
+        draw = eval_draw(key, self.spec, EvalView(), resize="square", frame_count=1, size=(size, size))
+        pixels = np.zeros((frames, size, size, 3), dtype=np.uint8)
+        return [View(sample_id="", label=0, pixels=pixels, draw=draw, epoch=0, view=i) for i in range(len(self.views))]
+
+
+class EvalBatches:
+    """Evaluation batches of one rank; iterate as often as wanted."""
+
+    def __init__(self, config: Config, source: Source, rank: int, world_size: int, *, repeated_frames: int = 0) -> None:
+        self.source = source
+        self.views = eval_views(config, source, repeated_frames)
+        rows = config.evaluation.batch_size * (IMAGES_PER_CLIP if source.config.modality == "image" else 1)
+        self.plan = EvalPlan(
+            samples=len(source.rows), rank=rank, world_size=world_size, per_forward=max(1, rows // len(self.views))
+        )
+        self.skipped = 0
+        self._forwards = _Forwards(config, source, self.views, self.plan)
+        self._workers = config.data.workers
+
+    def __len__(self) -> int:
+        """Forwards, equal on all ranks."""
+        return self.plan.forwards
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in head order."""
+        return self.source.classes
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        self.skipped = 0
+        for batch, skipped in in_order(self._forwards, range(len(self)), self._workers):
+            for item in skipped:
+                self.skipped += 1
+                logger.warning("%s (source %s): left out of the evaluation", item.problem, item.source)
+            yield batch
+
+
+def build_evaluation(
+    config: Config, split: str, source: str, rank: int, world_size: int, *, repeated_frames: int = 0
+) -> EvalBatches:
+    """Evaluation batches of one source at a split (train, val, test); `repeated_frames` asks for single-frame views."""
+    return EvalBatches(config, load_source(config, source, split), rank, world_size, repeated_frames=repeated_frames)
