@@ -80,7 +80,7 @@ define TRAIN
 	export OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
 	set -- $$(python -c 'import socket, torch; s = socket.socket(); s.bind(("", 0)); print(torch.cuda.device_count(), s.getsockname()[1])'); \
 	test $$1 -gt 0 || { shift; export DS_ACCELERATOR=cpu; set -- 2 $$1; }; \
-	deepspeed --num_accelerators $$1 --master_port $$2 engine/train.py
+	deepspeed --num_accelerators $$1 --master_port $$2 engine/train.py --resume auto
 endef
 
 # a marker that exists but is out of date means changed inputs: start that step afresh instead of resuming it
