@@ -46,7 +46,7 @@ class Backend:
         return _loaded[self.function]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _import_function(path: str) -> None:
     # The decorator runs the import at trace time; tracing itself cannot enter importlib.
     if path not in _loaded:
@@ -102,7 +102,7 @@ def _automatic(op: str, table: Mapping[str, Backend], facts: dict[str, object]) 
     return row
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _log_once(message: str) -> None:
     # The decorator lets a traced call log too, at trace time, without breaking the graph.
     if message not in _logged:
