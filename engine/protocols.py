@@ -45,9 +45,11 @@ class Batches(Protocol):
     def steps(self, start: int) -> Iterator[list[Any]]:
         """Micro batches (`Batch`) of step `start`, `start + 1`, ... up to `total_steps`."""
         ...
+
     def counters(self) -> dict[str, int]:
         """Running counts worth logging, such as skipped files."""
         ...
+
     def close(self) -> None: ...
 
 
@@ -59,9 +61,11 @@ class Task(Protocol):
     def begin_step(self, module: nn.Module, batches: list[Any]) -> object:
         """Statistics of the whole step that the loss needs before the first backward."""
         ...
+
     def forward(self, module: nn.Module, batch: Any, statistics: Any) -> StepResult:
         """Loss share of one micro batch: shares sum to the step's loss over ranks and accumulation."""
         ...
+
     def evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
         """Scores of one split, equal on all ranks; every rank runs the same number of forwards.
 
@@ -69,6 +73,7 @@ class Task(Protocol):
         switches the module to evaluation mode and back.
         """
         ...
+
     def finish(self, module: nn.Module, run_dir: Path, weights: str) -> dict[str, float]:
         """Final evaluation and artifacts of a finished run, on all ranks; only rank 0 writes files.
 
@@ -76,15 +81,19 @@ class Task(Protocol):
         module holds the averaged weights: files of the second call must not replace those of the first.
         """
         ...
+
     def describe(self) -> dict[str, Any]:
         """JSON-ready content of a checkpoint's config.json: architecture, stage, class names per head."""
         ...
+
     def layer_of(self, parameter_name: str) -> int | None:
         """Depth of a parameter for layer-wise learning-rate decay; None: no decay (multiplier 1)."""
         ...
+
     def lr_multiplier(self, parameter_name: str) -> float:
         """Further factor on the learning rate of a parameter."""
         ...
+
     @property
     def num_layers(self) -> int:
         """Largest value of `layer_of`."""
@@ -151,6 +160,8 @@ class RunConfig(Protocol):
 
     @property
     def run_dir(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
     @property
     def batch(self) -> BatchSettings: ...
     @property

@@ -1,0 +1,57 @@
+"""Wrapping a task's model with DeepSpeed, starting from exactly the weights the task built."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.ds_config import build_ds_config
+from engine.master_state import MasterState
+from engine.param_groups import build_optimizer
+from engine.protocols import RunConfig, StepResult, Task
+from engine.runtime import Runtime
+
+
+def build_engine(task: Task, config: RunConfig, runtime: Runtime) -> tuple[Any, MasterState]:
+    """Return (DeepSpeed engine, named fp32 state) with the task's initial weights and an untouched AdamW.
+
+    DeepSpeed derives its fp32 weights from the rounded bf16 ones and, without ZeRO, spends an AdamW step on empty
+    gradients; both are undone here, so that the start does not depend on precision or stage.
+    """
+    import deepspeed
+
+    initial = {name: value.detach().to("cpu", copy=True) for name, value in task.module.named_parameters()}
+    # DeepSpeed prints memory tables while it builds its bf16 optimizer.
+    with contextlib.redirect_stdout(io.StringIO()):
+        engine, *_ = deepspeed.initialize(
+            model=task.module,
+            optimizer=build_optimizer(task, config.optim),
+            config=build_ds_config(config, runtime.world_size),
+            dist_init_required=False,
+        )
+    state = MasterState(engine)
+    state.scatter(state.shards, initial.__getitem__)
+    state.reset_optimizer(step=0)
+    state.push()
+    return engine, state
+
+
+def backward(engine: Any, result: StepResult, *, world_size: int) -> None:
+    """Back-propagate a loss share: DeepSpeed averages over ranks and accumulation, shares are to be summed."""
+    engine.backward(result.loss * (world_size * engine.gradient_accumulation_steps()))
+
+
+def step_and_norm(engine: Any) -> float | Tensor:
+    """Apply the optimizer after the last backward of a step; returns the global gradient norm before clipping."""
+    # Without ZeRO in fp32 DeepSpeed keeps no norm; the gradients are whole and already averaged then.
+    if type(engine.optimizer) is torch.optim.AdamW:
+        gradients = [value.grad for value in engine.module.parameters() if value.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        engine.step()
+        return norm
+    engine.step()
+    return engine.get_global_grad_norm()

@@ -1,0 +1,50 @@
+"""Errors that end a run; `exit_code` becomes the exit status of the process.
+
+0 done; 1 data or an unforeseen error; 2 command line or configuration; 3 the run folder's state is refused; 4 another
+rank was lost; 5 not finite; 75 stopped on request with a checkpoint saved, so that a queue may start the run again.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_SAVED = 75
+
+
+class EngineError(Exception):
+    """Base of the engine's own errors, printed as one line without a traceback."""
+
+    exit_code = 1
+
+
+class BatchArithmeticError(EngineError):
+    """The views of a step cannot be divided over ranks and accumulation."""
+
+    exit_code = 2
+
+
+class CheckpointError(EngineError):
+    """A checkpoint that is missing, damaged, unwritable or made by another model."""
+
+    exit_code = 1
+
+
+class StateRefusedError(EngineError):
+    """The run folder holds progress that cannot or must not be continued as asked."""
+
+    exit_code = 3
+
+
+class PeerFailedError(EngineError):
+    """Another rank failed; that rank tells the reason, this one leaves with its exit code."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class NonFiniteError(EngineError):
+    """The loss or the gradient norm is infinite or not a number."""
+
+    exit_code = 5

@@ -1,0 +1,50 @@
+"""How a failed run ends: one line for what a user can mend, a traceback for what nobody foresaw, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import torch.distributed as dist
+
+from engine.errors import PeerFailedError
+from engine.runtime import exit_code_of
+
+INTERRUPTED = 130
+PEER_LOST = 4
+
+
+def report(error: BaseException) -> int:
+    """Print why this rank failed, if it is this rank's to tell, and return its exit status.
+
+    `S4D_TRACEBACK=1` shows the traceback of every error.
+    """
+    if os.environ.get("S4D_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, PeerFailedError):
+        return error.exit_code
+    rank, world_size = int(os.environ.get("RANK", "0")), os.environ.get("WORLD_SIZE", "1")
+    named = f"rank {rank} of {world_size}: " if rank else ""
+    if _is_lost_peer(error):
+        print(f"error: {named}lost contact with another rank", file=sys.stderr, flush=True)
+        return PEER_LOST
+    if not isinstance(getattr(error, "exit_code", None), int):
+        traceback.print_exception(error)
+    elif not _is_said_elsewhere(error):
+        print(f"error: {named}{error}", file=sys.stderr, flush=True)
+    return exit_code_of(error)
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("Connection closed by peer" in text or "Connection reset" in text)
+
+
+def _is_said_elsewhere(error: BaseException) -> bool:
+    # Before ranks can talk, a wrong command line or configuration is wrong on all ranks of a node: the first one says so.
+    return not dist.is_initialized() and int(os.environ.get("LOCAL_RANK", "0")) > 0

@@ -1,0 +1,116 @@
+"""The training loop: verbs only. What is switched off is an object that does nothing, built in `train.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from engine.checkpoint import Checkpoints
+from engine.ds_engine import backward, step_and_norm
+from engine.ema import MovingAverage
+from engine.errors import PeerFailedError
+from engine.protocols import Batches, EngineSettings, StepResult, Task
+from engine.runtime import Runtime, exit_code_of
+from engine.schedule import Schedule
+from engine.stop import StopRequest
+from engine.telemetry import Telemetry
+
+STOP = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """Everything the loop calls, already built; the only state that moves in it is the step number."""
+
+    engine: Any
+    task: Task
+    batches: Batches
+    runtime: Runtime
+    settings: EngineSettings
+    schedule: Schedule
+    average: MovingAverage
+    checkpoints: Checkpoints
+    telemetry: Telemetry
+    stop: StopRequest
+    note_choices: Callable[[], None]
+
+    def run(self, start: int) -> bool:
+        """Train from step `start` to the end; True when done, False when stopped early on request, both saved."""
+        stream = self.batches.steps(start)
+        for step in range(start, self.batches.total_steps):
+            micro_batches = self.next_batches(stream)
+            if micro_batches is None:
+                self.save(step)
+                return False
+            lr = self.schedule.apply(step, self.engine.basic_optimizer.param_groups)
+            results, grad_norm = self.optimizer_step(micro_batches)
+            self.average.update(step + 1)
+            self.telemetry.observe(step + 1, results, lr=lr, grad_norm=grad_norm, counts=self.batches.counters())
+            self.evaluate(step + 1)
+            if self.is_save_step(step + 1):
+                self.save(step + 1)
+        return True
+
+    def next_batches(self, stream: Iterator[list[Any]]) -> list[Any] | None:
+        """Micro batches of the next step on the device; None, on all ranks alike, if any rank wants to stop.
+
+        An error in reading data is agreed on here too, so that no rank waits in a collective for one that failed.
+        """
+        begin = time.perf_counter()
+        error: Exception | None = None
+        try:
+            micro_batches = next(stream)
+        except Exception as caught:
+            error = caught
+        self.telemetry.waited(time.perf_counter() - begin)
+        # A request to stop may also reach the data workers; what fails because of that is no failure.
+        code = self.runtime.agree(STOP if self.stop.requested else exit_code_of(error) if error else 0)
+        if code == STOP:
+            return None
+        if error is not None:
+            raise error
+        if code:
+            raise PeerFailedError("another rank failed to read its data", code)
+        return [batch.to(self.runtime.device) for batch in micro_batches]
+
+    def optimizer_step(self, micro_batches: list[Any]) -> tuple[list[StepResult], float | Tensor]:
+        """Forward and backward of every micro batch, then one update; returns their results and the gradient norm."""
+        statistics = self.task.begin_step(self.engine, micro_batches)
+        results = []
+        for batch in micro_batches[:-1]:
+            results.append(self.task.forward(self.engine, batch, statistics))
+            backward(self.engine, results[-1], world_size=self.runtime.world_size)
+            self.engine.step()
+        results.append(self.task.forward(self.engine, micro_batches[-1], statistics))
+        backward(self.engine, results[-1], world_size=self.runtime.world_size)
+        return results, step_and_norm(self.engine)
+
+    def evaluate(self, step: int) -> None:
+        """Score the held-out split with the current weights every `eval_every` steps."""
+        every = self.settings.eval_every
+        if every and step % every == 0:
+            self.telemetry.scores(step, self.task.evaluate(self.engine, "val"))
+
+    def is_save_step(self, step: int) -> bool:
+        """True every `save_every` steps and at the end."""
+        every = self.settings.save_every
+        return step == self.batches.total_steps or bool(every and step % every == 0)
+
+    def save(self, step: int) -> None:
+        """Publish a checkpoint of finite weights, after the metrics that led to it are on the disk."""
+        self.telemetry.require_finite({})
+        self.telemetry.flush()
+        self.note_choices()
+        self.checkpoints.save(step, counters=self.telemetry.counters(), keep_last=self.settings.keep_last)
+
+    def finish(self, run_dir: Path) -> None:
+        """Let the task evaluate the last weights and, if an average is kept, the averaged ones."""
+        self.task.finish(self.engine, run_dir, "last")
+        if self.average.active:
+            with self.average.swapped():
+                self.task.finish(self.engine, run_dir, "ema")

@@ -1,0 +1,92 @@
+"""One run from its start to its end: wrap the model, continue what is in the run folder, train, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoint import Checkpoints, Identity
+from engine.ds_config import build_ds_config
+from engine.ds_engine import build_engine
+from engine.ema import MovingAverage
+from engine.loop import Training
+from engine.protocols import Batches, RunConfig, Task
+from engine.run_folder import METRICS, RunFolder, cut_metrics
+from engine.runtime import Runtime, say
+from engine.schedule import build_schedule
+from engine.stop import StopRequest
+from engine.telemetry import Telemetry, describe_environment
+
+BACKENDS = "backends.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """How automatic choices are read and replayed, so that a continued run computes as the first one did."""
+
+    read: Callable[[], dict[str, str]]
+    replay: Callable[[dict[str, str]], None]
+
+
+def execute(
+    task: Task,
+    batches: Batches,
+    config: RunConfig,
+    *,
+    runtime: Runtime,
+    stop: StopRequest,
+    folder: RunFolder,
+    source: Path | None,
+    choices: Choices,
+) -> bool:
+    """Train `task` on `batches` from `source` (None: from step 0); True when done, False when stopped on request."""
+    if source is not None:
+        choices.replay(folder.read_json(BACKENDS) or {})
+    engine, state = build_engine(task, config, runtime)
+    average = MovingAverage(state, config.optim.ema)
+    per_step = batches.samples_per_step
+    identity = Identity(seed=config.seed, samples_per_step=dict(per_step), total_steps=batches.total_steps)
+    checkpoints = Checkpoints(
+        folder.path / "checkpoints", runtime=runtime, task=task, state=state, average=average, identity=identity
+    )
+    start, counters = checkpoints.load(source) if source is not None else (0, {})
+    with runtime.together("writing to the run folder"):
+        if runtime.rank == 0:
+            cut_metrics(folder.path / METRICS, start)
+            folder.write_json("env.json", describe_environment(runtime))
+            folder.write_json("ds_config.json", build_ds_config(config, runtime.world_size))
+        samples = sum(per_step.values())
+        telemetry = Telemetry(
+            folder.path / METRICS,
+            runtime=runtime,
+            samples_per_step=samples,
+            total_steps=batches.total_steps,
+            log_every=config.engine.log_every,
+            counters=counters,
+        )
+
+    def note_choices() -> None:
+        if runtime.rank == 0:
+            folder.write_json(BACKENDS, choices.read())
+
+    training = Training(
+        engine=engine,
+        task=task,
+        batches=batches,
+        runtime=runtime,
+        settings=config.engine,
+        schedule=build_schedule(config.optim, samples_per_step=samples, total_steps=batches.total_steps),
+        average=average,
+        checkpoints=checkpoints,
+        telemetry=telemetry,
+        stop=stop,
+        note_choices=note_choices,
+    )
+    done = training.run(start)
+    telemetry.close()
+    if done:
+        training.finish(folder.path)
+    else:
+        say(runtime, f"stopped on request; the same command continues from {folder.path}")
+    return done

@@ -1,0 +1,114 @@
+"""The run folder: who owns it, what progress it holds, and whether that is continued, refused or replaced."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from engine.checkpoint import published
+from engine.checkpoint_files import replace_text
+from engine.errors import StateRefusedError
+
+METRICS = "metrics.jsonl"
+OUTCOMES = ("evaluation.json", "evaluation-ema.json")
+
+
+class RunFolder:
+    """One run's folder; `claim` keeps a second run out of it for as long as this process lives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    def claim(self) -> None:
+        """Take the folder for this process; StateRefusedError names the process that has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise StateRefusedError(f"{self.path}: in use by {owner}") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        lock.flush()
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other runs have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def source(self, resume: str, save_every: int | None) -> Path | None:
+        """Where to continue from under `--resume auto|never|PATH`; None: start at step 0.
+
+        StateRefusedError if the folder holds progress that would be lost: `never` with any progress, `auto` with
+        progress that must have left a checkpoint but has none.
+        """
+        reached = last_step(self.path / METRICS)
+        saved = published(self.path / "checkpoints")
+        if resume not in ("auto", "never"):
+            return Path(resume)
+        if resume == "never":
+            if saved or reached:
+                raise StateRefusedError(f"{self.path}: holds progress up to step {reached}; --fresh replaces it")
+            return None
+        if saved:
+            return self.path
+        # A run killed before its first checkpoint lost nothing that was ever saved and starts over.
+        marks = ("checkpoints/latest", *OUTCOMES)
+        promised = save_every is not None and reached > save_every
+        if promised or any((self.path / name).exists() for name in marks):
+            raise StateRefusedError(
+                f"{self.path}: progress up to step {reached} but no checkpoint in {self.path / 'checkpoints'}; "
+                "--fresh starts over"
+            )
+        return None
+
+    def clear(self) -> None:
+        """Remove the progress of an earlier run; everything else in the folder stays."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for name in (METRICS, *OUTCOMES, "backends.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Replace one JSON file in one step."""
+        replace_text(self.path / name, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """Content of a JSON file, None if there is none; StateRefusedError if it is damaged."""
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StateRefusedError(f"{self.path / name}: not JSON: {error}") from error
+
+
+def last_step(metrics: Path) -> int:
+    """Largest step in a metrics file; 0 without one."""
+    return max((step for step, _ in _entries(metrics)), default=0)
+
+
+def cut_metrics(metrics: Path, step: int) -> None:
+    """Drop what was logged after `step`, and a torn last line."""
+    if metrics.exists():
+        replace_text(metrics, "".join(line for at, line in _entries(metrics) if at <= step))
+
+
+def _entries(metrics: Path) -> list[tuple[int, str]]:
+    if not metrics.exists():
+        return []
+    entries = []
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            entries.append((int(json.loads(line)["step"]), line))
+        except (ValueError, KeyError, TypeError):
+            break
+    return entries

@@ -1,0 +1,182 @@
+"""What a run tells: metrics.jsonl, env.json and one plain line per logged step."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engine.errors import NonFiniteError
+from engine.protocols import StepResult
+from engine.runtime import Runtime
+
+PACKAGES = ("s4d", "torch", "triton", "deepspeed", "safetensors", "numpy", "av", "pillow")
+
+
+class Telemetry:
+    """Logs steps. Values are added up on the device and read by the host on logged steps only.
+
+    All values but those under `time/` are functions of the run alone. A loss or gradient norm that is not finite is
+    noted on the device as it happens and raised, with its step, on the next logged step or before the next checkpoint.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        runtime: Runtime,
+        samples_per_step: int,
+        total_steps: int,
+        log_every: int,
+        counters: Mapping[str, int],
+    ) -> None:
+        self._runtime = runtime
+        self._samples_per_step = samples_per_step
+        self._total_steps = total_steps
+        self._log_every = log_every
+        self._earlier_counts = dict(counters)
+        self._counts: dict[str, int] = {}
+        self._stream: IO[str] | None = path.open("a", encoding="utf-8", buffering=1) if runtime.rank == 0 else None
+        self._bad_step = torch.zeros((), dtype=torch.int64, device=runtime.device)
+        self._interval_start = time.perf_counter()
+        self._interval_steps = 0
+        self._data_seconds = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Count time spent waiting for data."""
+        self._data_seconds += seconds
+
+    @torch.no_grad()
+    def observe(
+        self, step: int, results: Sequence[StepResult], *, lr: float, grad_norm: float | Tensor, counts: dict[str, int]
+    ) -> None:
+        """Take in optimizer step `step` (the first is 1) with its micro results; collective on logged steps."""
+        self._counts = counts
+        self._interval_steps += 1
+        norm = torch.as_tensor(grad_norm, dtype=torch.float64, device=self._runtime.device)
+        loss = torch.stack([result.loss.detach().double() for result in results]).sum()
+        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        self._bad_step = torch.where(bad & (self._bad_step == 0), step, self._bad_step)
+        if step == 1 or step % self._log_every == 0 or step == self._total_steps:
+            self._log(step, results, lr=lr, norm=float(norm))
+
+    def _log(self, step: int, results: Sequence[StepResult], *, lr: float, norm: float) -> None:
+        values = self._totals(results)
+        self.require_finite({**values, "grad_norm": norm})
+        seconds = time.perf_counter() - self._interval_start
+        times = {
+            "time/step": seconds / self._interval_steps,
+            "time/data": self._data_seconds / self._interval_steps,
+            "time/samples_per_second": self._samples_per_step * self._interval_steps / seconds,
+        }
+        self.write({"step": step, **values, "lr": lr, "grad_norm": norm, **self.counters(), **times})
+        self.say(
+            f"step {step}/{self._total_steps} loss {values['loss']:.5f} lr {lr:.3e} grad_norm {norm:.4f}, "
+            f"{times['time/samples_per_second']:.1f} samples/s, {times['time/step']:.3f} s/step "
+            f"({times['time/data']:.3f} s for data)"
+        )
+        self._interval_start = time.perf_counter()
+        self._interval_steps = 0
+        self._data_seconds = 0.0
+
+    def counters(self) -> dict[str, int]:
+        """Counts over all ranks since step 0, those of the run that is continued included; collective."""
+        counts = torch.tensor(list(self._counts.values()), dtype=torch.int64, device=self._runtime.device)
+        if self._runtime.world_size > 1 and self._counts:
+            dist.all_reduce(counts)
+        totals = dict(zip(self._counts, counts.tolist(), strict=True))
+        names = {**self._earlier_counts, **totals}
+        return {name: self._earlier_counts.get(name, 0) + totals.get(name, 0) for name in names}
+
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Log the evaluation after step `step`."""
+        if scores:
+            self.write({"step": step, **{f"eval/{name}": value for name, value in scores.items()}})
+            self.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+    def _totals(self, results: Sequence[StepResult]) -> dict[str, Any]:
+        """Sums over accumulation and ranks of loss, parts and metrics (lists where they are not scalars)."""
+        sums: dict[str, Tensor] = {}
+        for result in results:
+            for name, value in {"loss": result.loss, **result.parts, **result.metrics}.items():
+                double = value.detach().double()
+                sums[name] = sums[name] + double if name in sums else double
+        flat = torch.cat([value.reshape(-1) for value in sums.values()])
+        if self._runtime.world_size > 1:
+            dist.all_reduce(flat)
+        pieces = flat.cpu().split([value.numel() for value in sums.values()])
+        shaped = zip(sums.items(), pieces, strict=True)
+        return {name: piece.view(value.shape).tolist() for (name, value), piece in shaped}
+
+    def require_finite(self, values: Mapping[str, Any]) -> None:
+        """Raise NonFiniteError on every rank if any step since the last call was not finite; collective."""
+        step = -self._runtime.agree(-(int(self._bad_step) or sys.maxsize))
+        if step != sys.maxsize:
+            parts = [name for name, value in values.items() if isinstance(value, float) and value - value != 0.0]
+            named = ", ".join(f"{name} = {values[name]}" for name in parts) or "loss or grad_norm"
+            raise NonFiniteError(f"step {step}: not finite ({named}); no checkpoint was written after it")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one object to metrics.jsonl."""
+        if self._stream is not None:
+            self._stream.write(json.dumps(line) + "\n")
+
+    def say(self, message: str) -> None:
+        """Print one line on rank 0."""
+        if self._runtime.rank == 0:
+            print(message, flush=True)
+
+    def flush(self) -> None:
+        """Force what was written to the disk."""
+        if self._stream is not None:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def describe_environment(runtime: Runtime) -> dict[str, Any]:
+    """Versions, hardware and command line of this process."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads_per_rank": torch.get_num_threads(),
+        "device": str(torch.cuda.get_device_name(runtime.device)) if runtime.device.type == "cuda" else "cpu",
+        "world_size": runtime.world_size,
+        "commit": _commit(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
