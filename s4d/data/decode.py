@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import av
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from s4d.errors import DataError
@@ -127,6 +129,7 @@ class VideoFile:
         wanted = {self.times[index]: index for index in indices}
         first, last = min(wanted), max(wanted)
         found: Frames = {}
+        convert = VideoReformatter()
         with _reading(self.path), av.open(str(self.path)) as container:
             stream = container.streams.video[0]
             stream.thread_count = 1
@@ -135,7 +138,7 @@ class VideoFile:
                 container.seek(start, stream=stream)
             for frame in container.decode(stream):
                 if frame.pts in wanted:
-                    found[wanted[frame.pts]] = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                    found[wanted[frame.pts]] = _to_image(convert, frame)
                 if frame.pts is not None and frame.pts >= last:
                     break
         missing = len(wanted) - len(found)
@@ -156,15 +159,22 @@ class UntimedVideo:
         """Decoded frames; see `Media.frames`."""
         wanted = set(indices)
         found: Frames = {}
+        convert = VideoReformatter()
         with _reading(self.path), av.open(str(self.path)) as container:
             for index, frame in enumerate(container.decode(video=0)):
                 if index in wanted:
-                    found[index] = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                    found[index] = _to_image(convert, frame)
                 if len(found) == len(wanted):
                     return found
         raise DataError(f"{self.path}: cannot decode: ends before frame {max(wanted)}")
 
 
+def _to_image(convert: VideoReformatter, frame: av.VideoFrame) -> Image.Image:
+    """RGB image of a decoded frame; one converter per file keeps its tables, which cost more than a frame."""
+    return Image.fromarray(convert.reformat(frame, format="rgb24", threads=1).to_ndarray())
+
+
+@lru_cache(maxsize=1024)
 def _open_video(path: Path) -> Media:
     with _reading(path), av.open(str(path)) as container:
         if not container.streams.video:

@@ -51,9 +51,9 @@ def apply_draw(frames: Frames, draw: SampleDraw, size: int) -> NDArray[np.uint8]
         first[index] = place
         frame = frames[index]
         image = frame.resize((size, size), resample, box=_resample_box(draw, frame.size))
+        if draw.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if draw.color_ops:
             image = apply_operations(image, draw.color_ops, resample)
         pixels[place] = np.asarray(image)
-    if draw.flip:
-        pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     return pixels if draw.jitter is None else _jitter(pixels, draw.jitter)

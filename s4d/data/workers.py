@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
+from numpy.typing import NDArray
+from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader
 
 from s4d.errors import DataError, UserError
 
 PREFETCH = 3
-PR_SET_PDEATHSIG = 1
+INLINE_BYTES = 1 << 16
+SWITCH_SECONDS = 5e-4
 
 Item = TypeVar("Item", covariant=True)
 Value = TypeVar("Value")
@@ -89,9 +95,29 @@ def _unchanged(value: Value) -> Value:
 def _prepare_worker(worker: int) -> None:
     # Ctrl-C reaches the whole process group; the training process alone decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The fork server ends with the training process, even one that was killed, and takes its workers along.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The thread that hands over finished batches should not wait long for the one that decodes.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ForkingPickler.register(torch.Tensor, _reduce_tensor)
+
+
+def _end_with_parent() -> None:
+    # A worker keeps its fork server alive and the other way round, so both would outlive a killed training process.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Small tensors travel inside the message; a segment of shared memory costs a round trip to a busy worker."""
+    if tensor.nbytes > INLINE_BYTES:
+        return reduce_tensor(tensor)
+    return _from_numpy, (tensor.numpy(),)
+
+
+def _from_numpy(array: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(array)
 
 
 @contextmanager
