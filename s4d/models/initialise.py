@@ -17,7 +17,7 @@ STD = 0.02
 
 
 def initialise(model: PretrainModel | FinetuneModel, seed: int) -> None:
-    """Fill every parameter in place: xavier-uniform linear layers for pre-training, truncated normal for fine-tuning."""
+    """Fill every parameter in place; linear layers xavier-uniform for pre-training, else truncated normal."""
     xavier = isinstance(model, PretrainModel)
     with torch.no_grad():
         for module_name, module in model.named_modules():

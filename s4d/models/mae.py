@@ -14,7 +14,7 @@ from s4d.data.batch import PackedBatch
 from s4d.models.positions import sinusoid_table
 from s4d.models.sizes import Architecture
 from s4d.models.stream import Segments, all_segments, group_tokens, visible_segments
-from s4d.models.vit import LAYER_NORM_EPS, Backends, Block, PatchEmbed, build_blocks, embed_groups
+from s4d.models.vit import LAYER_NORM_EPS, Backends, Block, PatchEmbed, build_blocks, embed_groups, imagenet_statistics
 
 
 class Encoder(nn.Module):
@@ -74,6 +74,14 @@ class Decoder(nn.Module):
         return output
 
 
+def unnormalised(pixels: Tensor) -> Tensor:
+    """What the target is made of: uint8 pixels as they are, float (normalised) pixels brought back to [0, 1]."""
+    if not pixels.is_floating_point():
+        return pixels
+    mean, std = imagenet_statistics(pixels.device)
+    return pixels * std.to(pixels.dtype) + mean.to(pixels.dtype)
+
+
 class PretrainModel(nn.Module):
     """Encoder, bridge and decoder of masked reconstruction."""
 
@@ -91,7 +99,7 @@ class PretrainModel(nn.Module):
             self.register_buffer(name, sinusoid_table(arch.position_tokens, dim), persistent=False)
 
     def forward(self, batch: PackedBatch, predict: bool = False) -> dict[str, Tensor]:
-        """Loss sum over masked tokens per modality, or with `predict` the values (T, P) of all tokens under "prediction"."""
+        """Loss sum over masked tokens per modality; with `predict`, "prediction" (T, P) of all tokens instead."""
         tokens = embed_groups(self.encoder.patch_embed, batch)
         places = batch.positions[batch.visible_indices]
         visible = self.encoder(tokens + self.encoder_positions[places].to(tokens.dtype), visible_segments(batch))
@@ -109,7 +117,7 @@ class PretrainModel(nn.Module):
         totals = group_tokens(batch, batch.layout)
         for group, total, visible in zip(batch.groups, totals, group_tokens(batch, batch.layout_visible), strict=True):
             span = slice(first_masked, first_masked + total - visible)
-            loss = self.decoder.head(hidden[span], group.pixels, batch.masked_indices[span] - first)
+            loss = self.decoder.head(hidden[span], unnormalised(group.pixels), batch.masked_indices[span] - first)
             sums[group.modality] = sums[group.modality] + loss if group.modality in sums else loss
             first, first_masked = first + total, span.stop
         return sums

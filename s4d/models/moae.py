@@ -16,8 +16,9 @@ from s4d.models.stream import RouterNoise
 class RoutingTerms(NamedTuple):
     """What one MoAE layer reports: choices and gates of each token, and the sums behind the balance terms.
 
-    Letters: T tokens, k choices, E experts, G groups (still images, clips). `counts` (G, E) int64 are tokens that chose an
-    expert, `prob_sums` (G, E) sums of softmax probabilities, `router_logits` (T, E) the logits the choice was made on.
+    Letters: T tokens, k choices, E experts, G groups (still images, clips). `counts` (G, E) int64 are tokens that chose
+    an expert, `prob_sums` (G, E) sums of softmax probabilities, `router_logits` (T, E) the logits the choice was made
+    on.
     """
 
     expert_ids: Tensor

@@ -9,8 +9,8 @@ from torch import Tensor
 def sinusoid_table(num_positions: int, dim: int) -> Tensor:
     """Table (num_positions, dim) float32, computed in float64: even channels sine, odd channels cosine.
 
-    Channel j of position p holds p / 10000^(2 * floor(j / 2) / dim). Row p is the same in a table of any length, so that a
-    still image (one temporal slice) simply uses the first rows.
+    Channel j of position p holds p / 10000^(2 * floor(j / 2) / dim). Row p is the same in a table of any length, so
+    that a still image (one temporal slice) simply uses the first rows.
     """
     # The host computes it whatever the default device is, so that every machine holds the same bits.
     position = torch.arange(num_positions, dtype=torch.float64, device="cpu")[:, None]

@@ -1,4 +1,4 @@
-"""The packed token stream as modules see it: segment borders and index tables, built once per batch without a host sync."""
+"""The packed token stream as modules see it: borders and index tables, built once per batch without a host sync."""
 
 from __future__ import annotations
 

@@ -1,0 +1,27 @@
+"""What is trained: a task turns a batch into a loss, and a finished model into scores."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from s4d.config import Config
+
+if TYPE_CHECKING:
+    from s4d.tasks.finetune import FinetuneTask
+    from s4d.tasks.pretrain import PretrainTask
+
+TASKS = {"pretrain": "s4d.tasks.pretrain:PretrainTask", "finetune": "s4d.tasks.finetune:FinetuneTask"}
+
+
+def build_task(config: Config, *, rank: int, world_size: int, device: torch.device) -> PretrainTask | FinetuneTask:
+    """The task of a run with its model on `device`; UsageError and DataError as their parts raise them."""
+    from s4d.data.plan import build_plan
+    from s4d.data.sources import head_classes
+
+    module, name = TASKS[config.task].split(":")
+    task: type[PretrainTask | FinetuneTask] = getattr(importlib.import_module(module), name)
+    weights = build_plan(config, world_size=world_size).loss_weights()
+    return task(config, weights, head_classes(config), rank=rank, world_size=world_size, device=device)

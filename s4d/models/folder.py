@@ -1,0 +1,112 @@
+"""Model folders: `model.safetensors` with named tensors and `config.json` saying what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from s4d.errors import DataError
+from s4d.models.sizes import Architecture
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+def find_model(path: Path) -> Path:
+    """The folder with the weights behind a run folder (its newest checkpoint), a checkpoint or an imported folder.
+
+    A path to a `model.safetensors` itself stands for its folder.
+    """
+    if path.name == MODEL_FILE and path.is_file():
+        return path.parent
+    if not path.exists():
+        raise DataError(f"{path}: no such run, checkpoint or model folder")
+    if (path / MODEL_FILE).is_file():
+        return path
+    latest = path / "checkpoints" / "latest"
+    if latest.is_file():
+        folder = path / "checkpoints" / latest.read_text(encoding="utf-8").strip()
+        if (folder / MODEL_FILE).is_file():
+            return folder
+        raise DataError(f"{latest}: names {folder.name}, which holds no {MODEL_FILE}")
+    raise DataError(f"{path}: holds neither {MODEL_FILE} nor checkpoints/latest")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Content of `config.json`; DataError if it is missing or not a JSON object."""
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The architecture stated in `config.json`."""
+    values = read_config(folder).get("architecture")
+    try:
+        if not isinstance(values, dict):
+            raise TypeError(f"expected an object, got {type(values).__name__}")
+        return Architecture.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{folder / CONFIG_FILE}: field 'architecture': {error}") from error
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of `model.safetensors` on the CPU."""
+    return read_tensor_file(folder / MODEL_FILE)
+
+
+def read_tensor_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file; DataError if it cannot be read whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def write_folder(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a new model folder, whole or not at all; DataError if `out` exists or cannot be written."""
+    if out.exists():
+        raise DataError(f"{out}: already exists")
+    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        aside.mkdir(parents=True)
+        _write(aside / MODEL_FILE, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        _write(aside / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode("utf-8"))
+        _sync_folder(aside)
+        aside.rename(out)
+        _sync_folder(out.parent)
+    except OSError as error:
+        raise DataError(f"{out}: cannot write: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

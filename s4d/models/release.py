@@ -1,0 +1,204 @@
+"""The released checkpoints: names, safe reading and import into a model folder of ours.
+
+Released names differ from ours in the experts only, which are stacked here, one tensor per layer and kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import s4d
+from s4d.errors import DataError, UsageError
+from s4d.models.folder import write_folder
+from s4d.models.keys import KeyReport
+from s4d.models.sizes import SIZES, Architecture, MoaeArchitecture
+
+ROUTER = re.compile(r"blocks\.(\d+)\.moe_layer\.router\.(topkroute|noise)_linear\.(weight|bias)")
+EXPERT = re.compile(r"blocks\.(\d+)\.moe_layer\.experts\.(\d+)\.(fc1|fc2)\.(weight|bias)")
+ROUTER_OF_OURS = re.compile(r"blocks\.(\d+)\.moae\.(router|noise)_(weight|bias)")
+EXPERT_OF_OURS = re.compile(r"blocks\.(\d+)\.moae\.(fc1|fc2)_(weight|bias)")
+
+# Settings of the released fine-tuning that no tensor shows.
+RELEASED_TOP_K = 2
+RELEASED_CAPACITY = 1.0
+
+
+def from_release(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """Tensors under our names, and which released names were taken as they are or combined (to our name).
+
+    Raises ValueError where the experts of a layer are not numbered 0, 1, ... without a gap.
+    """
+    ours: dict[str, Tensor] = {}
+    mapped: dict[str, str] = {}
+    combined: dict[str, str] = {}
+    stacks: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if match := EXPERT.fullmatch(name):
+            layer, expert, linear, kind = match.groups()
+            combined[name] = f"blocks.{layer}.moae.{linear}_{kind}"
+            stacks[combined[name]][int(expert)] = tensor
+            continue
+        if match := ROUTER.fullmatch(name):
+            layer, linear, kind = match.groups()
+            mapped[name] = f"blocks.{layer}.moae.{'router' if linear == 'topkroute' else linear}_{kind}"
+        else:
+            mapped[name] = name
+        ours[mapped[name]] = tensor
+    for name, experts in stacks.items():
+        if sorted(experts) != list(range(len(experts))):
+            raise ValueError(f"{name}: experts are numbered {sorted(experts)}")
+        ours[name] = torch.stack([experts[expert] for expert in range(len(experts))])
+    return ours, mapped, combined
+
+
+def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of ours under the released names, experts taken apart; the inverse of `from_release`."""
+    released: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if match := EXPERT_OF_OURS.fullmatch(name):
+            layer, linear, kind = match.groups()
+            for expert, part in enumerate(tensor):
+                released[f"blocks.{layer}.moe_layer.experts.{expert}.{linear}.{kind}"] = part
+        elif match := ROUTER_OF_OURS.fullmatch(name):
+            layer, linear, kind = match.groups()
+            linear = "topkroute" if linear == "router" else linear
+            released[f"blocks.{layer}.moe_layer.router.{linear}_linear.{kind}"] = tensor
+        else:
+            released[name] = tensor
+    return released
+
+
+def read_release(path: Path) -> dict[str, Tensor]:
+    """The model's tensors in a released file; refuses anything but plain data. DataError says why."""
+    try:
+        # The fine-tuned file carries its command line in an argparse.Namespace, which only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path}: refused: holds more than tensors and plain values: {_reason(error)}") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: not a readable checkpoint: {_reason(error)}") from error
+    model: Any = content
+    for key in ("model", "module"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            model = content[key]
+            break
+    if not isinstance(model, dict) or not model:
+        raise DataError(f"{path}: holds no model (expected a dictionary of tensors, or one under 'model')")
+    for name, value in model.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise DataError(f"{path}: entry {name!r} of the model is no tensor")
+    return model
+
+
+def import_release(path: Path, out: Path, *, classes: Mapping[str, tuple[str, ...]] | None = None) -> KeyReport:
+    """Write a released checkpoint as a model folder `out`; a fine-tuned one needs the class names of its heads.
+
+    Every tensor of the file is accounted for in the report. DataError for a file that is not one of the released forms,
+    UsageError for class names that do not fit.
+    """
+    tensors = read_release(path)
+    try:
+        ours, mapped, combined = from_release(tensors)
+        arch = _architecture(ours)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    pretrained = "mask_token" in ours
+    heads = {name.split(".")[1]: len(tensor) for name, tensor in ours.items() if name.startswith("head.")}
+    names = {} if pretrained else _check_classes(path, heads, classes or {})
+    expected = _expected_shapes(arch, heads, pretrained)
+    for name in sorted(set(ours) | set(expected)):
+        if name not in expected or name not in ours or ours[name].shape != expected[name]:
+            got = f"shape {tuple(ours[name].shape)}" if name in ours else "nothing"
+            wanted = f"shape {tuple(expected[name])}" if name in expected else "no such tensor"
+            raise DataError(f"{path}: tensor {name!r}: expected {wanted}, got {got}")
+    config = {
+        "stage": "pretrain" if pretrained else "finetune",
+        "architecture": arch.to_dict(),
+        "classes": {head: list(labels) for head, labels in names.items()},
+        "version": s4d.__version__,
+        "source": path.name,
+    }
+    write_folder(out, {name: tensor.to(torch.float32) for name, tensor in ours.items()}, config)
+    return KeyReport(source=str(path), mapped=mapped, transformed=combined)
+
+
+def _expected_shapes(arch: Architecture, heads: Mapping[str, int], pretrained: bool) -> dict[str, torch.Size]:
+    from s4d.models.classifier import FinetuneModel
+    from s4d.models.mae import PretrainModel
+
+    with torch.device("meta"):
+        model = PretrainModel(arch) if pretrained else FinetuneModel(arch, heads)
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def _architecture(ours: Mapping[str, Tensor]) -> Architecture:
+    """Read off the shapes; head counts and frame geometry are those of the released sizes."""
+    prefix = "encoder." if "mask_token" in ours else ""
+    patch = ours.get(f"{prefix}patch_embed.proj.weight")
+    if patch is None or patch.ndim != 5:
+        name = f"{prefix}patch_embed.proj.weight"
+        raise ValueError(f"no released checkpoint: tensor {name!r} is missing or not (D, 3, t, p, p)")
+    rows = [size for size in SIZES.values() if size.embed_dim == patch.shape[0]]
+    if not rows:
+        raise ValueError(f"width {patch.shape[0]} is none of the known sizes {[s.embed_dim for s in SIZES.values()]}")
+    size = rows[0]
+    layers = sorted({int(name.split(".")[1]) for name in ours if ".moae." in name})
+    experts = None
+    if layers:
+        fc1 = ours.get(f"blocks.{layers[0]}.moae.fc1_weight")
+        if fc1 is None:
+            raise ValueError(f"block {layers[0]} has a router but no experts")
+        experts = MoaeArchitecture(
+            layers=tuple(layers),
+            num_experts=fc1.shape[0],
+            top_k=RELEASED_TOP_K,
+            hidden_dim=fc1.shape[1],
+            capacity_factor=RELEASED_CAPACITY,
+            router_noise="always",
+            zero_init=False,
+        )
+    return Architecture(
+        embed_dim=size.embed_dim,
+        depth=_depth(ours, f"{prefix}blocks."),
+        num_heads=size.num_heads,
+        decoder_embed_dim=size.decoder_embed_dim,
+        decoder_depth=_depth(ours, "decoder.blocks.") if prefix else size.decoder_depth,
+        decoder_num_heads=size.decoder_num_heads,
+        patch_size=patch.shape[3],
+        tubelet_size=patch.shape[2],
+        experts=experts,
+    )
+
+
+def _depth(ours: Mapping[str, Tensor], prefix: str) -> int:
+    return 1 + max((int(name[len(prefix) :].split(".")[0]) for name in ours if name.startswith(prefix)), default=-1)
+
+
+def _check_classes(
+    path: Path, heads: Mapping[str, int], classes: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    for head, count in heads.items():
+        if head not in classes:
+            raise UsageError(f"{path}: give the {count} class names of head {head!r}, which the file does not hold")
+        if len(classes[head]) != count:
+            raise UsageError(f"{path}: head {head!r} has {count} classes, got {len(classes[head])} names")
+    unknown = [head for head in classes if head not in heads]
+    if unknown:
+        raise UsageError(f"{path}: has no head {unknown[0]!r} (heads: {', '.join(heads) or 'none'})")
+    return {head: tuple(classes[head]) for head in heads}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,96 @@
+"""Joint masked reconstruction of face images and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s4d.config import Config
+from s4d.data.batch import PackedBatch
+from s4d.models.build import build_pretrain
+from s4d.models.sizes import architecture
+from s4d.models.stream import group_tokens
+from s4d.models.weights import load_initial
+from s4d.tasks.base import StepOutput
+from s4d.tasks.layers import encoder_layer
+from s4d.tasks.reconstructions import Reconstructor
+
+
+class PretrainTask:
+    """Loss: sum over modalities of weight x mean over the step's masked tokens of that modality."""
+
+    def __init__(
+        self,
+        config: Config,
+        weights: Mapping[str, float],
+        classes: Mapping[str, tuple[str, ...]],
+        *,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+    ) -> None:
+        if classes:
+            raise ValueError(f"classes: pre-training has no heads, got {sorted(classes)}")
+        self.config = config
+        self.weights = dict(weights)
+        model = build_pretrain(architecture(config.model, experts=False), config.seed, config.engine.backends)
+        if config.model.init_from is not None:
+            load_initial(model, Path(config.model.init_from))
+        self.arch = model.arch
+        self._reconstructor = Reconstructor(config, self.arch, rank=rank, world_size=world_size, device=device)
+        self.module: nn.Module = model.to(device)
+
+    def begin_step(self, module: nn.Module, batches: list[PackedBatch]) -> None:
+        """Nothing: exact-count masks make the normalisers a function of the batch sizes."""
+
+    def forward(self, module: nn.Module, batch: PackedBatch, statistics: None = None) -> StepOutput:
+        """This batch's share of the step's loss."""
+        sums: dict[str, Tensor] = module(batch)
+        masked = _masked_per_sample(batch)
+        shares = {name: total / (batch.step_samples[name] * masked[name]) for name, total in sums.items()}
+        loss = torch.stack([self.weights[name] * share for name, share in shares.items()]).sum()
+        parts = {f"loss/{name}": share.detach() for name, share in shares.items()}
+        return StepOutput(loss=loss, parts=parts, metrics={})
+
+    def evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
+        """Nothing: pre-training is judged by its reconstructions and by fine-tuning."""
+        return {}
+
+    def finish(self, module: nn.Module, run_dir: Path, weights: str) -> dict[str, float]:
+        """Write a few reconstructions of each modality for the report."""
+        name = "reconstructions.npz" if weights == "last" else f"reconstructions-{weights}.npz"
+        self._reconstructor.write(module, run_dir / name)
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Content of a checkpoint's config.json."""
+        return {"stage": "pretrain", "architecture": self.arch.to_dict(), "classes": {}}
+
+    def layer_of(self, parameter_name: str) -> int | None:
+        """Depth in the encoder; the decoder's parameters have none."""
+        prefix, _, rest = parameter_name.partition("encoder.")
+        return encoder_layer(rest, self.arch.depth) if not prefix else None
+
+    def lr_multiplier(self, parameter_name: str) -> float:
+        """Every parameter learns at the same rate."""
+        return 1.0
+
+    @property
+    def num_layers(self) -> int:
+        """Depth of the final norm."""
+        return self.arch.depth + 1
+
+
+def _masked_per_sample(batch: PackedBatch) -> dict[str, int]:
+    """Tokens to predict in one sample of each modality of the batch, the same in all of them."""
+    counts: dict[str, int] = {}
+    totals = group_tokens(batch, batch.layout)
+    for group, total, visible in zip(batch.groups, totals, group_tokens(batch, batch.layout_visible), strict=True):
+        count, rest = divmod(total - visible, group.pixels.shape[0])
+        if rest or counts.setdefault(group.modality, count) != count:
+            raise ValueError(f"batch: expected one number of masked tokens in every {group.modality} sample")
+    return counts
