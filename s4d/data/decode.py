@@ -39,6 +39,7 @@ class Media(Protocol):
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         ...
+
     def frames(self, indices: Iterable[int], scale: float = 1.0) -> Frames:
         """RGB images of the frames `indices`; down to `scale` of the full size where that is cheaper to decode."""
         ...

@@ -74,9 +74,7 @@ def eval_views(config: Config, source: Source, repeated_frames: int = 0) -> list
     if repeated_frames:
         return [EvalView(temporal=(i, repeated_frames), repeated=True) for i in range(repeated_frames)]
     temporal, spatial = config.evaluation.temporal_views, config.evaluation.spatial_views
-    return [
-        EvalView(temporal=(i, temporal), spatial=(j, spatial)) for i in range(temporal) for j in range(spatial)
-    ]
+    return [EvalView(temporal=(i, temporal), spatial=(j, spatial)) for i in range(temporal) for j in range(spatial)]
 
 
 class _Forwards:

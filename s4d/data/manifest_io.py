@@ -55,9 +55,7 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
         import pyarrow
         import pyarrow.parquet
 
-        columns = {
-            name: pyarrow.array(values, _arrow_type(pyarrow, name)) for name, values in table.items()
-        }
+        columns = {name: pyarrow.array(values, _arrow_type(pyarrow, name)) for name, values in table.items()}
         arrow = pyarrow.table(columns).replace_schema_metadata({f"s4d.{key}": text for key, text in header.items()})
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(arrow, sink)

@@ -74,9 +74,7 @@ def head_classes(config: Config) -> dict[str, tuple[str, ...]]:
     """Class names of each head in configuration order; empty for pre-training, which reads no labels."""
     if config.task != "finetune":
         return {}
-    return {
-        source.name: _class_names(read_manifest(source.manifest), source, True) for source in config.data.sources
-    }
+    return {source.name: _class_names(read_manifest(source.manifest), source, True) for source in config.data.sources}
 
 
 def _class_names(manifest: Manifest, source: SourceConfig, needed: bool) -> tuple[str, ...]:

@@ -65,9 +65,7 @@ def _kind(path: Path) -> Kind | None:
     return "video" if suffix in VIDEO_SUFFIXES else None
 
 
-def _row(
-    path: Path, kind: Kind, root: Path, *, label: str | None, split: str, identity: str | None
-) -> ManifestRow:
+def _row(path: Path, kind: Kind, root: Path, *, label: str | None, split: str, identity: str | None) -> ManifestRow:
     inside = path.relative_to(root).as_posix()
     return ManifestRow(
         sample_id=inside, path=inside, kind=kind, dataset="folder", split=split, label=label, identity=identity
