@@ -46,5 +46,5 @@ def _is_lost_peer(error: BaseException) -> bool:
 
 
 def _is_said_elsewhere(error: BaseException) -> bool:
-    # Before ranks can talk, a wrong command line or configuration is wrong on all ranks of a node: the first one says so.
+    # A wrong configuration is met by all ranks of a node before they can talk: the first one tells.
     return not dist.is_initialized() and int(os.environ.get("LOCAL_RANK", "0")) > 0
