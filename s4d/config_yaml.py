@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import yaml
 
@@ -43,7 +43,6 @@ def _at(place: yaml.Event | yaml.Node, problem: str) -> yaml.YAMLError:
 class StrictLoader(yaml.SafeLoader):
     """SafeLoader with the core-schema scalars and without aliases, tags, duplicate keys and deep nesting."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -84,12 +83,12 @@ class StrictLoader(yaml.SafeLoader):
 class StrictDumper(yaml.SafeDumper):
     """Writes exactly what `StrictLoader` reads back: text that looks like a number or a truth value is quoted."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
+StrictLoader.yaml_implicit_resolvers = {}
+StrictDumper.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in RESOLVERS:
     StrictLoader.add_implicit_resolver(_tag, _pattern, list(_first))
     StrictDumper.add_implicit_resolver(_tag, _pattern, list(_first))

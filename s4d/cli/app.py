@@ -1,0 +1,50 @@
+"""All commands in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from s4d.cli import checkpoint, config, data, doctor, evaluate, golden, report, train
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "report": report.report,
+    "golden": golden.golden,
+    "doctor": doctor.doctor,
+}
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "data": ("Generate faces and prepare manifests.", {"synth": data.synth, "prepare": data.prepare}),
+    "checkpoint": (
+        "Import released weights, look into checkpoints.",
+        {"import": checkpoint.import_file, "inspect": checkpoint.inspect},
+    ),
+    "config": (
+        "Show, document and compare configurations.",
+        {"show": config.show, "schema": config.schema, "diff": config.diff},
+    ),
+}
+HELP = "Train, evaluate and inspect Static-for-Dynamic facial expression models."
+
+
+def build_app() -> typer.Typer:
+    """The command tree of the tables above."""
+    app = _group(HELP, COMMANDS)
+    for name, (text, commands) in GROUPS.items():
+        app.add_typer(_group(text, commands), name=name)
+    return app
+
+
+def _group(text: str, commands: dict[str, Callable[..., None]]) -> typer.Typer:
+    group = typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, function in commands.items():
+        group.command(name)(function)
+    return group
