@@ -2,11 +2,11 @@
 
 Every backend computes what ``reference`` defines. The automatic choice is the first row of ``BACKENDS`` that accepts
 the call. The order was measured with two threads on an otherwise idle 2-core AVX-512 BF16 machine, forward + backward
-in ms, medians of 5 with all rivals in one process. ``whole`` is ``grouped`` without its blocks, one product per run::
+in ms, medians of 5 with the rivals of a row in one process. ``whole`` is ``grouped`` without its blocks, one product per run::
 
     sequences x length, heads x head_dim    bf16 grouped  sdpa  whole    fp32 grouped  sdpa  whole
-    192 x 10 + 192 x 40,    12 x 64                  43   272     77              74   231    117
-    16 x 100 + 4 x 800,     12 x 64                  79   158    134             188   225    383
+    192 x 10 + 192 x 40,    12 x 64                  46   294     50              79   193    122
+    16 x 100 + 4 x 800,     12 x 64                  79   158    134             188   225    733
     64 x 36 + 16 x 144,      6 x 64                10.3  48.4   10.8            20.9  27.5   22.7
     64 x 36 + 16 x 144,      4 x 32                 5.7  30.6    5.7             8.8  13.0    8.5
 
