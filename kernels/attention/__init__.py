@@ -1,8 +1,8 @@
 """Block-diagonal self-attention over packed sequences.
 
 Every backend computes what ``reference`` defines. The automatic choice is the first row of ``BACKENDS`` that accepts
-the call. The order was measured with two threads on an otherwise idle 2-core AVX-512 BF16 machine, forward + backward
-in ms, medians of 5 with the rivals of a row in one process. ``whole`` is ``grouped`` without its blocks, one product per run::
+the call. The order was measured with two threads on a lightly loaded 2-core AVX-512 BF16 machine: forward + backward in
+ms, medians of 5, the rivals of a row in one process. ``whole`` is ``grouped`` without its blocks, one product per run::
 
     sequences x length, heads x head_dim    bf16 grouped  sdpa  whole    fp32 grouped  sdpa  whole
     192 x 10 + 192 x 40,    12 x 64                  46   294     50              79   193    122
