@@ -15,7 +15,8 @@ def train(
     config: Annotated[Path, typer.Option(help="Configuration file.", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes; one per device when left out.")] = None,
-    resume: Annotated[str | None, typer.Option(help="auto: continue what the run folder holds.")] = None,
+    resume: Annotated[str, typer.Option(help="auto: continue what run_dir holds; never; or a checkpoint.")] = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the progress in run_dir.")] = False,
 ) -> None:
     """Pre-train or fine-tune on this machine; for several machines call the deepspeed launcher yourself."""
     from s4d.config import load
@@ -23,18 +24,19 @@ def train(
     load(config, overrides)
     devices = _device_count()
     ranks = ranks or max(devices, 1)
-    command = launch_command(config, overrides or [], ranks=ranks, resume=resume)
+    options = ["--config", str(config), "--resume", resume, *(["--fresh"] if fresh else [])]
+    command = launch_command([*options, *(overrides or [])], ranks)
     environment = os.environ if devices else {**os.environ, "DS_ACCELERATOR": "cpu"}
     sys.stdout.flush()
     os.execvpe(command[0], command, environment)
 
 
-def launch_command(config: Path, overrides: list[str], *, ranks: int, resume: str | None) -> list[str]:
+def launch_command(arguments: list[str], ranks: int) -> list[str]:
     """The process to run: plain python for one rank, the deepspeed launcher for more."""
     script = importlib.util.find_spec("engine.train")
     if script is None or script.origin is None:
         raise ModuleNotFoundError("engine.train is not installed beside s4d")
-    tail = [script.origin, "--config", str(config), *(["--resume", resume] if resume else []), *overrides]
+    tail = [script.origin, *arguments]
     if ranks == 1:
         return [sys.executable, *tail]
     launcher = Path(sys.executable).parent / "deepspeed"
