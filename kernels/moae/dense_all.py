@@ -17,10 +17,12 @@ from kernels.moae.router import dense_gates, record, route
 def moae(x: Tensor, router: Router, experts: Experts, request: MoAERequest) -> tuple[Tensor, MoAERecord]:
     """Output (T, D) and record of tokens ``x`` (T, D)."""
     routing = route(x, router, request)
-    gates = dense_gates(routing).to(x.dtype)
+    gates = dense_gates(routing)
     num_experts, hidden_width, width = experts.fc1_weight.shape
     hidden = torch.addmm(experts.fc1_bias.flatten(), x, experts.fc1_weight.reshape(-1, width).t())
-    # The gate is linear in the output, so it may act on the narrower hidden layer.
-    gated = (gelu(hidden).view(-1, num_experts, hidden_width) * gates[:, :, None]).flatten(1)
-    output = torch.addmm(gates @ experts.fc2_bias, gated, experts.fc2_weight.transpose(1, 2).reshape(-1, width))
+    # The output is linear in the gate, so the gate may act on the narrower hidden layer; in its own wider dtype, since
+    # its gradient sums what is left of large terms.
+    gated = (gelu(hidden).view(-1, num_experts, hidden_width) * gates[:, :, None]).flatten(1).to(x.dtype)
+    bias = (gates @ experts.fc2_bias.to(gates.dtype)).to(x.dtype)
+    output = torch.addmm(bias, gated, experts.fc2_weight.transpose(1, 2).reshape(-1, width))
     return (output if request.residual is None else output + request.residual), record(routing, request)

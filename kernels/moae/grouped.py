@@ -28,12 +28,15 @@ def _served_only(rows: Tensor, plan: RoutingPlan) -> Tensor:
 
 def _combine(rows: Tensor, plan: RoutingPlan) -> Tensor:
     """Sum (T, D) of the rows (R, D) of each token, in the order of its choices, in float32 or wider."""
-    total = rows.index_select(0, plan.slots[:, 0])
-    if plan.top_k > 1 and rows.dtype != torch.float64:
-        total = total.float()
+    total = _wide(rows.index_select(0, plan.slots[:, 0]))
     for choice in range(1, plan.top_k):
         total += rows.index_select(0, plan.slots[:, choice])
     return total
+
+
+def _wide(values: Tensor) -> Tensor:
+    """``values`` in float32, or as they are if wider; between two matmuls nothing is rounded to half precision twice."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _slot_experts(plan: RoutingPlan) -> Tensor:
@@ -43,46 +46,51 @@ def _slot_experts(plan: RoutingPlan) -> Tensor:
 
 
 class _GroupedExperts(torch.autograd.Function):
-    """sum_k gate_k * fc2(gelu(fc1(x))), without the output bias; ``slot_gates`` (R,) are the gates in slot order."""
+    """sum_k gate_k * W2 gelu(W1 x + b1) in float32 or wider; ``slot_gates`` (R,) are the gates in slot order.
+
+    Keeps W1 x of the slots, the one activation whose recomputation needs a matmul.
+    """
 
     @staticmethod
     def forward(ctx: Any, *operands: Any) -> Tensor:
         x, slot_gates, fc1, fc1_bias, fc2, plan = operands
-        offsets, tokens = plan.expert_offsets, plan.order // plan.top_k
-        preactivation = ragged_matmul(x.index_select(0, tokens), fc1.transpose(1, 2), offsets)
-        preactivation = _served_only(preactivation + fc1_bias.index_select(0, _slot_experts(plan)), plan)
-        gated = gelu(preactivation) * slot_gates[:, None]
-        output = _combine(_served_only(ragged_matmul(gated, fc2.transpose(1, 2), offsets), plan), plan)
-        ctx.save_for_backward(x, slot_gates, fc1, fc2, preactivation)
+        rows = x.index_select(0, plan.order // plan.top_k)
+        projected = _served_only(ragged_matmul(rows, fc1.transpose(1, 2), plan.expert_offsets), plan)
+        bias = _wide(fc1_bias).index_select(0, _slot_experts(plan))
+        gated = (gelu(projected + bias) * slot_gates[:, None]).to(x.dtype)
+        ctx.save_for_backward(x, slot_gates, fc1, fc1_bias, fc2, projected)
         ctx.plan = plan
-        return output.to(x.dtype)
+        return _combine(_served_only(ragged_matmul(gated, fc2.transpose(1, 2), plan.expert_offsets), plan), plan)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, slot_gates, fc1, fc2, preactivation = ctx.saved_tensors
+        x, slot_gates, fc1, fc1_bias, fc2, projected = ctx.saved_tensors
         plan: RoutingPlan = ctx.plan
-        offsets, tokens = plan.expert_offsets, plan.order // plan.top_k
-        d_rows = grads[0].index_select(0, tokens)
+        offsets, tokens, experts = plan.expert_offsets, plan.order // plan.top_k, _slot_experts(plan)
+        d_rows = grads[0].to(x.dtype).index_select(0, tokens)
+        preactivation = projected + _wide(fc1_bias).index_select(0, experts)
         hidden = gelu(preactivation)
-        d_ungated = _served_only(ragged_matmul(d_rows, fc2, offsets), plan)
+        d_ungated = _wide(_served_only(ragged_matmul(d_rows, fc2, offsets), plan))
         d_gates = (d_ungated * hidden).sum(1)
-        d_fc2 = ragged_outer(d_rows, hidden * slot_gates[:, None], offsets)
+        d_fc2 = ragged_outer(d_rows, (hidden * slot_gates[:, None]).to(x.dtype), offsets)
         d_hidden = torch.ops.aten.gelu_backward(d_ungated * slot_gates[:, None], preactivation)
+        membership = torch.nn.functional.one_hot(experts, fc1.shape[0]).to(d_hidden.dtype)
+        d_fc1_bias = (membership.t() @ d_hidden).to(x.dtype)
+        d_hidden = d_hidden.to(x.dtype)
         d_x = _combine(_served_only(ragged_matmul(d_hidden, fc1, offsets), plan), plan).to(x.dtype)
         d_fc1 = ragged_outer(d_hidden, x.index_select(0, tokens), offsets)
-        membership = torch.nn.functional.one_hot(_slot_experts(plan), fc1.shape[0]).to(d_hidden.dtype)
-        return d_x, d_gates, d_fc1, membership.t() @ d_hidden, d_fc2, None
+        return d_x, d_gates, d_fc1, d_fc1_bias, d_fc2, None
 
 
 def moae(x: Tensor, router: Router, experts: Experts, request: MoAERequest) -> tuple[Tensor, MoAERecord]:
     """Output (T, D) and record of tokens ``x`` (T, D)."""
     routing = route(x, router, request)
-    gates = dense_gates(routing).to(x.dtype)
-    # The gate of each slot, read from the same (T, E) table that weighs the output biases, so that its gradient holds
-    # both.
+    gates = dense_gates(routing)
+    # The gate of each slot, read from the same (T, E) table that weighs the output biases: its gradient holds both.
     slot_gates = gates.gather(1, routing.plan.topk_expert_ids).flatten().index_select(0, routing.plan.order)
-    output: Tensor = _GroupedExperts.apply(
-        x, slot_gates, experts.fc1_weight, experts.fc1_bias, experts.fc2_weight, routing.plan
-    )
-    output = torch.addmm(output, gates, experts.fc2_bias)
-    return (output if request.residual is None else output + request.residual), record(routing, request)
+    fc1, fc2 = experts.fc1_weight.contiguous(), experts.fc2_weight.contiguous()
+    output: Tensor = _GroupedExperts.apply(x, slot_gates, fc1, experts.fc1_bias, fc2, routing.plan)
+    output = torch.addmm(output, gates, _wide(experts.fc2_bias))
+    if request.residual is not None:
+        output = output + request.residual
+    return output.to(x.dtype), record(routing, request)

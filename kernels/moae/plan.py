@@ -126,8 +126,11 @@ def _native_refuses(facts: Facts) -> str | None:
     return None if available else reason
 
 
-# In order of preference.
-# TABLE
+# In order of preference. Milliseconds on one thread of a 2-core Zen 5, 8 experts, top-2, without and with a capacity:
+#
+#     T                    576          1,600          4,600         12,800
+#     native     0.025   0.021  0.023   0.023  0.031   0.031  0.060   0.059
+#     portable   0.032   0.075  0.052   0.114  0.211   0.349  0.675   0.958
 BACKENDS = {
     "native": Backend(name="native", function=native_plan, refuse=_native_refuses),
     "portable": Backend(name="portable", function=portable_plan),

@@ -1,4 +1,7 @@
-"""Products of rows that belong to experts in runs: rows offsets[e] : offsets[e + 1] meet matrix e."""
+"""Products of rows that belong to experts in runs: rows offsets[e] : offsets[e + 1] meet matrix e.
+
+Custom ops, since torch traces its grouped matmul in bfloat16 only; their gradients are those of their callers.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ def grouped_mm_serves(device: str, dtype: torch.dtype) -> bool:
     return dtype in dtypes
 
 
+@torch.library.custom_op("s4d::ragged_matmul", mutates_args=())
 def ragged_matmul(rows: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
     """(R, N): each row of ``rows`` (R, K) times its expert's matrix of ``matrices`` (E, K, N).
 
@@ -28,16 +32,27 @@ def ragged_matmul(rows: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
     if _gap(rows, depth) or _gap(rows, columns):
         matrices = pad(matrices, (0, _gap(rows, columns), 0, _gap(rows, depth)))
         rows = pad(rows, (0, _gap(rows, depth)))
-    return torch._grouped_mm(rows, matrices, offs=offsets[1:])[:, :columns]
+    return torch._grouped_mm(rows, matrices, offs=offsets[1:])[:, :columns].contiguous()
 
 
+@ragged_matmul.register_fake
+def _(rows: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape[0], matrices.shape[2])
+
+
+@torch.library.custom_op("s4d::ragged_outer", mutates_args=())
 def ragged_outer(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
     """(E, M, N): sum over each expert's rows of left[r] outer right[r]; rows from offsets[E] on count for nothing."""
     if not grouped_mm_serves(left.device.type, left.dtype):
         return torch.bmm(_blocks(left, offsets)[0].transpose(1, 2), _blocks(right, offsets)[0])
     rows, columns = left.shape[1], right.shape[1]
     left, right = (pad(side, (0, _gap(side, side.shape[1]))) for side in (left, right))
-    return torch._grouped_mm(left.t(), right, offs=offsets[1:])[:, :rows, :columns]
+    return torch._grouped_mm(left.t(), right, offs=offsets[1:])[:, :rows, :columns].contiguous()
+
+
+@ragged_outer.register_fake
+def _(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
+    return left.new_empty(offsets.shape[0] - 1, left.shape[1], right.shape[1])
 
 
 def _gap(like: Tensor, width: int) -> int:
