@@ -77,9 +77,10 @@ DEMO_DATA := --clips 700 --images 1400 --identities 120 --seed 0
 
 # one process per device, or two on the CPU; a free port, so that several runs can share a machine
 define TRAIN
-	export OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
+	@export OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
 	set -- $$(python -c 'import socket, torch; s = socket.socket(); s.bind(("", 0)); print(torch.cuda.device_count(), s.getsockname()[1])'); \
 	test $$1 -gt 0 || { shift; export DS_ACCELERATOR=cpu; set -- 2 $$1; }; \
+	echo "demo: training $(@F) with $$1 processes"; \
 	deepspeed --num_accelerators $$1 --master_port $$2 engine/train.py --resume auto
 endef
 
