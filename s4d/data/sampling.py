@@ -62,11 +62,14 @@ def train_indices(rule: str, n: int, num_frames: int, stride: int, rng: np.rando
 
 
 def covering_window(n: int, num_frames: int, stride: int, *, view: int, views: int) -> Indices:
-    """Window `view` of `views` that together cover the whole clip; windows differ where the clip has the frames."""
+    """Window `view` of `views` that together cover the whole clip; windows differ where the clip has the frames.
+
+    Windows that would lie less than a stride apart are stretched over the whole clip and take turns between its frames.
+    """
     _check(n)
     span = num_frames * stride
     length = min(n, max(span, -(-n // views)))
-    if length == n:
+    if n - length < (views - 1) * stride or length == n:
         return _spread(n, num_frames, (view + 0.5) / views)
     start = round(view * (n - length) / (views - 1))
     return tuple(start + index for index in _spread(length, num_frames, 0.5))
