@@ -22,21 +22,11 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    "tiny": Size(
-        embed_dim=192, depth=12, num_heads=3, decoder_embed_dim=96, decoder_depth=4, decoder_num_heads=3
-    ),
-    "small": Size(
-        embed_dim=384, depth=12, num_heads=6, decoder_embed_dim=192, decoder_depth=4, decoder_num_heads=3
-    ),
-    "base": Size(
-        embed_dim=768, depth=12, num_heads=12, decoder_embed_dim=384, decoder_depth=4, decoder_num_heads=6
-    ),
-    "large": Size(
-        embed_dim=1024, depth=24, num_heads=16, decoder_embed_dim=512, decoder_depth=4, decoder_num_heads=8
-    ),
-    "huge": Size(
-        embed_dim=1280, depth=32, num_heads=16, decoder_embed_dim=640, decoder_depth=4, decoder_num_heads=8
-    ),
+    "tiny": Size(embed_dim=192, depth=12, num_heads=3, decoder_embed_dim=96, decoder_depth=4, decoder_num_heads=3),
+    "small": Size(embed_dim=384, depth=12, num_heads=6, decoder_embed_dim=192, decoder_depth=4, decoder_num_heads=3),
+    "base": Size(embed_dim=768, depth=12, num_heads=12, decoder_embed_dim=384, decoder_depth=4, decoder_num_heads=6),
+    "large": Size(embed_dim=1024, depth=24, num_heads=16, decoder_embed_dim=512, decoder_depth=4, decoder_num_heads=8),
+    "huge": Size(embed_dim=1280, depth=32, num_heads=16, decoder_embed_dim=640, decoder_depth=4, decoder_num_heads=8),
 }
 
 

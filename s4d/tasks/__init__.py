@@ -20,7 +20,9 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     """The task of a run with its model on `device`; UsageError and DataError as their parts raise them."""
     from s4d.data.plan import build_plan
     from s4d.data.sources import head_classes
+    from s4d.models.backends import check_backends
 
+    check_backends(config.engine.backends)
     module, name = TASKS[config.task].split(":")
     task: type[PretrainTask | FinetuneTask] = getattr(importlib.import_module(module), name)
     weights = build_plan(config, world_size=world_size).loss_weights()

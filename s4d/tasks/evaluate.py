@@ -111,9 +111,7 @@ class Evaluator:
         )
 
     def _batches(self, split: str, name: str, repeated_frames: int = 0) -> EvalBatches:
-        return build_evaluation(
-            self.config, split, name, self.rank, self.world_size, repeated_frames=repeated_frames
-        )
+        return build_evaluation(self.config, split, name, self.rank, self.world_size, repeated_frames=repeated_frames)
 
     def _frame_baseline(self, module: nn.Module, batches: EvalBatches) -> FrameBaseline:
         views, seen, _ = self._views(module, batches)

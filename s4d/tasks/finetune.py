@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from s4d.config import Config
 from s4d.data.batch import MODALITIES, PackedBatch
 from s4d.data.sources import load_sources
-from s4d.errors import DataError, UsageError
+from s4d.errors import DataError
 from s4d.models.build import build_finetune
 from s4d.models.classifier import ClassifierOutput
 from s4d.models.sizes import architecture
@@ -38,8 +38,6 @@ class FinetuneTask:
         world_size: int,
         device: torch.device,
     ) -> None:
-        if config.mode == "single" and len({source.modality for source in config.data.sources}) > 1:
-            raise UsageError("mode: single takes sources of one modality, got image and video; use multitask or moae")
         self.config = config
         self.weights = dict(weights)
         self.classes = {name: tuple(names) for name, names in classes.items()}

@@ -19,7 +19,9 @@ def build(
     architecture_of: Callable[..., Architecture], experts_of: Callable[..., MoaeArchitecture]
 ) -> Callable[..., FinetuneModel]:
     def make(experts: bool = True, **changes: object) -> FinetuneModel:
-        return build_finetune(architecture_of(experts=experts_of(**changes) if experts else None), HEADS, seed=2).double()
+        return build_finetune(
+            architecture_of(experts=experts_of(**changes) if experts else None), HEADS, seed=2
+        ).double()
 
     return make
 
@@ -28,14 +30,18 @@ def features(model: FinetuneModel, batch: PackedBatch) -> torch.Tensor:
     return model(batch).features
 
 
-def test_every_parameter_gets_a_gradient(build: Callable[..., FinetuneModel], batch_of: Callable[..., PackedBatch]) -> None:
+def test_every_parameter_gets_a_gradient(
+    build: Callable[..., FinetuneModel], batch_of: Callable[..., PackedBatch]
+) -> None:
     model = build()
     output = model(batch_of(images=range(0)))
     sum(logits.square().sum() for logits in output.logits.values()).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_samples_do_not_see_each_other(build: Callable[..., FinetuneModel], batch_of: Callable[..., PackedBatch]) -> None:
+def test_samples_do_not_see_each_other(
+    build: Callable[..., FinetuneModel], batch_of: Callable[..., PackedBatch]
+) -> None:
     model = build()
     together = features(model, batch_of())
     alone = [features(model, batch_of(images=range(i, i + 1), clips=range(0))) for i in range(2)]
@@ -43,7 +49,9 @@ def test_samples_do_not_see_each_other(build: Callable[..., FinetuneModel], batc
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-10, atol=1e-10)
 
 
-def test_noise_follows_the_sample_key(build: Callable[..., FinetuneModel], batch_of: Callable[..., PackedBatch]) -> None:
+def test_noise_follows_the_sample_key(
+    build: Callable[..., FinetuneModel], batch_of: Callable[..., PackedBatch]
+) -> None:
     model, batch = build(), batch_of()
     other = dataclasses.replace(batch, noise_keys=batch.noise_keys + 1)
     later = dataclasses.replace(batch, epoch=batch.epoch + 1)

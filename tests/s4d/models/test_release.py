@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from s4d.config import ModelConfig
+from s4d.config import MoaeConfig, ModelConfig
 from s4d.errors import DataError, UsageError
 from s4d.models.build import build_finetune, build_pretrain
 from s4d.models.folder import read_architecture, read_config, read_tensors
@@ -25,7 +25,8 @@ def pretrained_state() -> dict[str, Tensor]:
 
 
 def finetuned_state() -> dict[str, Tensor]:
-    arch = architecture(ModelConfig(size="tiny", depth=3, moae={"router_noise": "always", "zero_init": False}), experts=True)  # type: ignore[arg-type]
+    moae = MoaeConfig(router_noise="always", zero_init=False)
+    arch = architecture(ModelConfig(size="tiny", depth=3, moae=moae), experts=True)
     return dict(build_finetune(arch, {name: len(labels) for name, labels in CLASSES.items()}, seed=0).state_dict())
 
 
@@ -48,7 +49,8 @@ def test_round_trip(state: dict[str, Tensor]) -> None:
 
 def test_pretraining_file(tmp_path: Path) -> None:
     state = pretrained_state()
-    content = {"model": to_release(state), "optimizer": {"state": {}}, "epoch": 100, "loss": {}, "steps": 1, "scaler": None}
+    beside = {"optimizer": {"state": {}}, "epoch": 100, "loss": {}, "steps": 1, "scaler": None}
+    content = {"model": to_release(state), **beside}
     torch.save(content, tmp_path / "checkpoint.torch")
     report = import_release(tmp_path / "checkpoint.torch", tmp_path / "out")
     assert set(report.mapped) == set(state) and not report.unused and not report.missing
@@ -98,7 +100,13 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, legacy: boo
 
 @pytest.mark.parametrize(
     "content",
-    [{"model": {}}, {"model": {"a": 1}}, [1, 2], {"model": {"mask_token": torch.zeros(1)}}, {"weights": torch.zeros(2)}],
+    [
+        {"model": {}},
+        {"model": {"a": 1}},
+        [1, 2],
+        {"model": {"mask_token": torch.zeros(1)}},
+        {"weights": torch.zeros(2)},
+    ],
     ids=["empty", "no tensors", "a list", "no encoder", "another model"],
 )
 def test_other_files_are_refused(tmp_path: Path, content: object) -> None:

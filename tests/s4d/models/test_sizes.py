@@ -73,7 +73,8 @@ def test_experts_sit_in_the_upper_half() -> None:
 
 
 def test_overrides_and_tokens() -> None:
-    arch = architecture(ModelConfig(size="base", depth=2, image_size=96, num_frames=8, position_frames=16), experts=False)
+    model = ModelConfig(size="base", depth=2, image_size=96, num_frames=8, position_frames=16)
+    arch = architecture(model, experts=False)
     assert (arch.depth, arch.embed_dim) == (2, 768)
     assert (arch.tokens("image"), arch.tokens("video"), arch.position_tokens) == (36, 144, 288)
 

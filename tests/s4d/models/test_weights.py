@@ -111,7 +111,7 @@ def test_run_folders_lead_to_their_newest_checkpoint(tmp_path: Path, pretrained:
 @pytest.mark.parametrize("content", [b"", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", b"PK\x03\x04" * 64])
 def test_broken_files_are_named(pretrained: Path, architecture_of: Callable[..., Architecture], content: bytes) -> None:
     (pretrained / "model.safetensors").write_bytes(content)
-    with pytest.raises(DataError, match="model.safetensors: not a readable"):
+    with pytest.raises(DataError, match=r"model\.safetensors: not a readable"):
         load_initial(build_pretrain(architecture_of(), seed=0), pretrained)
 
 
