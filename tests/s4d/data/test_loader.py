@@ -265,7 +265,7 @@ def test_unreadable_files_are_replaced_counted_and_named_once(
     assert all(batch.num_sequences == 8 for [batch] in steps)
     ids = {sample_id for [batch] in steps for group in batch.groups for sample_id in group.sample_ids}
     assert not ids & {"i03", "v1"}
-    # 56 images pass 17 train images three times, 28 decoded videos pass 5 videos five times; the rest may meet it again.
+    # 56 images pass the 17 of them three times, 28 videos the 5 of them five times; the rest may meet it again.
     assert batches.counters()["data/skipped/image"] in (3, 4)
     assert batches.counters()["data/skipped/video"] in (5, 6)
     for name in ("images/i03.jpg", "videos/v1.mp4"):

@@ -1,0 +1,130 @@
+"""Worker processes end with their iterator or a killed parent, leave no shared memory and pass errors on."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from s4d.data.workers import in_order
+from s4d.errors import DataError, UsageError
+
+ITEMS = """
+import os, signal
+import torch
+from s4d.errors import UsageError
+
+class Squares:
+    def __getitem__(self, index):
+        if index == 10:
+            raise UsageError("ten: is too much")
+        return torch.tensor(index**2), torch.full((1 << 17,), index**2)
+
+class Fatal:
+    def __getitem__(self, index):
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+class Process:
+    def __getitem__(self, index):
+        return os.getpid()
+"""
+SCRIPT = """
+import time
+from worker_items import Process
+from s4d.data.workers import in_order
+
+if __name__ != "__main__":
+    raise ImportError("workers must not run the entry script")
+stream = in_order(Process(), range(1000), 2)
+print(next(stream), next(stream), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module that worker processes can import too."""
+    (tmp_path / "worker_items.py").write_text(ITEMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "worker_items", raising=False)
+    return importlib.import_module("worker_items")
+
+
+def shared_memory(pid: int) -> set[str]:
+    """Named shared memory that a process maps; other processes of the machine have no say."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {line.split(maxsplit=5)[5] for line in lines if "/dev/shm/" in line and not line.endswith("(deleted)")}
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_results_come_in_order(items: types.ModuleType, workers: int) -> None:
+    results = list(in_order(items.Squares(), range(3, 10), workers))
+    assert [int(small) for small, _ in results] == [i**2 for i in range(3, 10)]
+    assert all(bool((large == small).all()) for small, large in results)
+
+
+def test_tensors_may_be_written_to_and_leave_no_shared_memory(items: types.ModuleType) -> None:
+    before = shared_memory(os.getpid())
+    stream = in_order(items.Squares(), range(3), 1)
+    small, large = next(stream)
+    small += 1
+    large += 1
+    assert int(large[0]) == 1
+    stream.close()
+    del small, large
+    gc.collect()
+    left = shared_memory(os.getpid()) - before
+    wait_until(lambda: not any(map(os.path.exists, left)), f"left behind: {left}")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_users_error_keeps_its_type_and_line(items: types.ModuleType, workers: int) -> None:
+    with pytest.raises(UsageError, match=r"^ten: is too much$"):
+        list(in_order(items.Squares(), [9, 10], workers))
+
+
+def test_a_killed_worker_is_reported(items: types.ModuleType) -> None:
+    with pytest.raises(DataError, match=r"data\.workers: a decoding process died"):
+        list(in_order(items.Fatal(), range(5), 1))
+
+
+def test_workers_end_with_their_iterator(items: types.ModuleType) -> None:
+    stream = in_order(items.Process(), range(100), 2)
+    pids = {next(stream), next(stream)}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    stream.close()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "workers outlive their iterator")
+
+
+def test_workers_end_with_a_killed_process(items: types.ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "entry.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pids = {int(pid) for pid in process.stdout.readline().split()}
+    assert len(pids) == 2
+    used = shared_memory(process.pid)
+    assert used
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "workers outlive a killed process")
+    wait_until(lambda: not any(map(os.path.exists, used)), "a killed process leaves shared memory behind")
