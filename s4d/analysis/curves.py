@@ -13,6 +13,7 @@ from s4d.analysis.picture import SERIES, Picture, draw_picture
 Metrics = Sequence[Mapping[str, float]]
 SIZE = (4.8, 3.0)
 WINDOW_SHARE = 0.05
+ENOUGH_TO_SMOOTH = 20
 
 
 def series(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
@@ -30,7 +31,7 @@ def curve_pictures(metrics: Metrics) -> list[Picture]:
     """Loss, its parts, learning rate and gradient norm over steps; what was not recorded is left out."""
     keys = list(dict.fromkeys(key for record in metrics for key in record))
     wanted = [
-        ("loss", ["loss"], "Loss. Pale: each logged step; strong: smoothed."),
+        ("loss", ["loss"], "Loss."),
         ("loss by modality", _below(keys, "loss/"), "Parts of the loss, before weighting."),
         ("training accuracy", _below(keys, "accuracy/"), "Share of training samples whose (mixed) target is hit."),
         ("balance term", _below(keys, "balance/"), "Load-balance term of the experts, before weighting."),
@@ -62,11 +63,13 @@ def _picture(metrics: Metrics, title: str, names: list[str], caption: str) -> Pi
             axes.legend()
 
     ends = "; ".join(f"{name} from {v[0]:.4g} to {v[-1]:.4g}" for name in names for v in [series(metrics, name)[1]])
+    if names != ["lr"] and len(metrics) >= ENOUGH_TO_SMOOTH:
+        caption += " Pale: as logged; strong: smoothed."
     return draw_picture(draw, size=SIZE, alt=f"Line chart of {title} over steps: {ends}.", caption=caption)
 
 
 def _line(axes: Axes, steps: list[float], values: list[float], *, color: str, label: str) -> None:
-    if label in ("lr",) or len(values) < 20:
+    if label == "lr" or len(values) < ENOUGH_TO_SMOOTH:
         axes.plot(steps, values, color=color, label=label)
         return
     axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)

@@ -15,6 +15,8 @@ GAP = 3
 SAMPLE_GAP = 12
 MAX_CLIPS = 3
 MAX_IMAGES = 8
+# Inches.
+WIDTH, LABEL_WIDTH = 9.6, 1.1
 ROWS = ("input", "masked", "prediction")
 
 
@@ -44,10 +46,11 @@ def reconstruction_picture(samples: Reconstructions) -> Picture:
         names = [name for _ in clips for name in ROWS]
     montage, centres = _montage(rows)
     height, width = montage.shape[:2]
-    inches = 9.6
+    size = (WIDTH, (WIDTH - LABEL_WIDTH) * height / width)
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((LABEL_WIDTH / WIDTH, 0, 1 - LABEL_WIDTH / WIDTH, 1))
         axes.imshow(montage, interpolation="nearest")
         axes.set_yticks(centres, names, fontsize=13)
         axes.set_xticks([])
@@ -57,9 +60,10 @@ def reconstruction_picture(samples: Reconstructions) -> Picture:
     what = "still images, one per column" if samples.modality == "image" else "clips, frames as columns"
     return draw_picture(
         draw,
-        size=(inches, (inches - 0.9) * height / width + 0.1),
+        size=size,
         alt=f"Reconstructions of {what}: rows show {', '.join(ROWS)}.",
-        caption=f"Reconstruction of {what}. Grey: masked; prediction: filled holes beside the visible patches.",
+        caption=f"Reconstruction of {what}. Grey: masked; prediction: filled holes beside the "
+        "visible patches, with the true mean and contrast of each patch, which the loss leaves open.",
     )
 
 
