@@ -14,7 +14,7 @@ from engine.checkpoint_files import replace_text
 from engine.errors import StateRefusedError
 
 METRICS = "metrics.jsonl"
-OUTCOMES = ("evaluation.json", "evaluation-ema.json")
+OUTCOMES = ("evaluation*.json", "predictions*.csv", "routing*.json", "reconstructions*.npz")
 
 
 class RunFolder:
@@ -62,9 +62,8 @@ class RunFolder:
         if saved:
             return self.path
         # A run killed before its first checkpoint lost nothing that was ever saved and starts over.
-        marks = ("checkpoints/latest", *OUTCOMES)
         promised = save_every is not None and reached > save_every
-        if promised or any((self.path / name).exists() for name in marks):
+        if promised or self._outcomes() or (self.path / "checkpoints" / "latest").exists():
             raise StateRefusedError(
                 f"{self.path}: progress up to step {reached} but no checkpoint in {self.path / 'checkpoints'}; "
                 "--fresh starts over"
@@ -74,8 +73,11 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the progress of an earlier run; everything else in the folder stays."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-        for name in (METRICS, *OUTCOMES, "backends.json"):
-            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / METRICS, self.path / "backends.json", *self._outcomes()):
+            path.unlink(missing_ok=True)
+
+    def _outcomes(self) -> list[Path]:
+        return [path for pattern in OUTCOMES for path in self.path.glob(pattern)]
 
     def write_json(self, name: str, content: Any) -> None:
         """Replace one JSON file in one step."""

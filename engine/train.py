@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from engine.errors import EXIT_DONE, EXIT_SAVED
-from engine.failure import report
+from engine.failure import leave, report
 from engine.run import Choices, execute
 from engine.run_folder import RunFolder
 from engine.runtime import start_runtime
@@ -68,7 +67,4 @@ if __name__ == "__main__":
         status = train(sys.argv[1:])
     except BaseException as error:
         status = report(error)
-        sys.stdout.flush()
-        # The other ranks may be gone: leave without waiting for them in anybody's exit handler.
-        os._exit(status)
-    sys.exit(status)
+    leave(status)

@@ -24,8 +24,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_ranks(world_size: int, jobs: list[dict[str, Any]], *, timeout: float = 240) -> None:
-    """Run `engine_ranks.py` as `world_size` processes over the same list of jobs; all must succeed."""
+def run_ranks(world_size: int, jobs: list[Any], *, script: str = "engine_ranks.py", timeout: float = 240) -> None:
+    """Run `script` as `world_size` processes over the same list of jobs; all must succeed."""
     environment = {
         **os.environ,
         "DS_ACCELERATOR": "cpu",
@@ -37,7 +37,7 @@ def run_ranks(world_size: int, jobs: list[dict[str, Any]], *, timeout: float = 2
         "PYTHONPATH": f"{ROOT}:{HERE}",
         "PYTHONWARNINGS": "ignore",
     }
-    command = [sys.executable, str(HERE / "engine_ranks.py"), json.dumps(jobs)]
+    command = [sys.executable, str(HERE / script), json.dumps(jobs)]
     ranks = [
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(world_size)

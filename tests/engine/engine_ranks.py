@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine.failure import leave
 from engine.run import Choices, execute
 from engine.run_folder import RunFolder
 from engine.runtime import Runtime, start_runtime
@@ -47,9 +48,7 @@ def run(job: dict[str, Any], runtime: Runtime) -> None:
     stop = StopAfter(job.get("stop_after") if runtime.rank == 0 else None)
     choices = Choices(read=dict, replay=lambda stored: None)
     try:
-        done = execute(
-            task, batches, config, runtime=runtime, stop=stop, folder=folder, source=source, choices=choices
-        )
+        done = execute(task, batches, config, runtime=runtime, stop=stop, folder=folder, source=source, choices=choices)
         outcome = "done" if done else "stopped"
     except Exception as error:
         if "fails" not in job:
@@ -64,3 +63,4 @@ if __name__ == "__main__":
     for number in json.loads(sys.argv[1]):
         run(number, joined)
     joined.close()
+    leave(0)
