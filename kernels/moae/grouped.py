@@ -35,7 +35,7 @@ def _combine(rows: Tensor, plan: RoutingPlan) -> Tensor:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """``values`` in float32, or as they are if wider; between two matmuls nothing is rounded to half precision twice."""
+    """``values`` in float32, or as they are if wider: between two matmuls half precision is rounded to once."""
     return values if values.dtype == torch.float64 else values.float()
 
 

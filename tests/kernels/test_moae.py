@@ -321,9 +321,7 @@ def test_gradients_accumulate_over_two_steps(backend: str) -> None:
 def test_non_contiguous_operands(backend: str) -> None:
     shape = Shape(tokens=20)
     operands = inputs(shape, torch.float32)
-    strided = Inputs(
-        **{f.name: torch.stack([getattr(operands, f.name)] * 2, -1)[..., 1] for f in fields(operands)}
-    )
+    strided = Inputs(**{f.name: torch.stack([getattr(operands, f.name)] * 2, -1)[..., 1] for f in fields(operands)})
     torch.testing.assert_close(call(strided, shape, backend)[0], call(operands, shape, backend)[0])
 
 

@@ -1,6 +1,8 @@
-"""The routing plan: invariants of the index arrays first, then the released token-order rule written as a plain loop."""
+"""The routing plan: invariants of the index arrays first, then the released token-order rule as a plain loop."""
 
 from __future__ import annotations
+
+from itertools import chain
 
 import pytest
 import torch
@@ -40,7 +42,7 @@ def loop_plan(ids: Tensor, num_experts: int, capacity: int | None) -> tuple[list
     offsets = [0]
     for assignments in served:
         offsets.append(offsets[-1] + len(assignments))
-    return sum(served + dropped, []), offsets, set(sum(served, []))
+    return [*chain(*served, *dropped)], offsets, set(chain(*served))
 
 
 def check_invariants(plan: RoutingPlan, num_experts: int, capacity: int | None) -> None:
