@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,8 +32,10 @@ class _Patches(ctypes.Structure):
     ]
 
 
-def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype).contiguous()
+def _fields(given: Sequence[Tensor], dtypes: tuple[torch.dtype, ...]) -> list[Tensor | None]:
+    """One dense tensor of each dtype, None from where ``given`` ends."""
+    dense = [tensor.to(dtype).contiguous() for tensor, dtype in zip(given, dtypes, strict=False)]
+    return [*dense, *[None] * (len(dtypes) - len(dense))]
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -74,25 +77,23 @@ def visible_patches(
     indices: Tensor,
     mean: Tensor,
     std: Tensor,
+    erase: Sequence[Tensor],
+    mix: Sequence[Tensor],
     *,
     patch_size: int,
     frames_per_token: int,
-    erase_box: Tensor | None = None,
-    erase_seed: Tensor | None = None,
-    partner: Tensor | None = None,
-    share: Tensor | None = None,
-    mix_box: Tensor | None = None,
 ) -> Tensor:
     """Normalised, erased and mixed float32 values (M, f * p * p * 3) of the tokens ``indices`` of uint8 ``pixels``.
 
-    Erased pixels are black without ``erase_seed`` and noise with it; nothing is mixed without ``partner``.
+    ``erase`` is empty, a box of black or a box and the seed of its noise; ``mix`` is empty, partner and share or these and
+    a box: the fields of the records ``Erase`` and ``Mix``.
     """
     samples, frames, height, width, _ = pixels.shape
     # Named, so that converted copies live until the call returns.
     pixels, indices = pixels.contiguous(), indices.contiguous()
-    mean, std, share = mean.float().contiguous(), std.float().contiguous(), _dense(share, torch.float32)
-    erase_box, mix_box = _dense(erase_box, torch.int32), _dense(mix_box, torch.int32)
-    erase_seed, partner = _dense(erase_seed, torch.int64), _dense(partner, torch.int64)
+    mean, std = mean.float().contiguous(), std.float().contiguous()
+    erase_box, erase_seed = _fields(erase, (torch.int32, torch.int64))
+    partner, share, mix_box = _fields(mix, (torch.int64, torch.float32, torch.int32))
     record = _Patches(
         pixels.data_ptr(), samples, frames, height, width, patch_size, frames_per_token,
         mean.data_ptr(), std.data_ptr(), _address(erase_box), _address(erase_seed),
@@ -119,14 +120,11 @@ def _(
     indices: Tensor,
     mean: Tensor,
     std: Tensor,
+    erase: Sequence[Tensor],
+    mix: Sequence[Tensor],
     *,
     patch_size: int,
     frames_per_token: int,
-    erase_box: Tensor | None = None,
-    erase_seed: Tensor | None = None,
-    partner: Tensor | None = None,
-    share: Tensor | None = None,
-    mix_box: Tensor | None = None,
 ) -> Tensor:
     values = frames_per_token * patch_size * patch_size * 3
     return pixels.new_empty(indices.shape[0], values, dtype=torch.float32)

@@ -12,18 +12,17 @@ from kernels.patch.request import PatchRequest
 def native_rows(request: PatchRequest) -> Tensor:
     """Normalised, erased and mixed values of the wanted tokens, (M, f * p * p * 3)."""
     grid, mix, erase = request.grid, request.mix, request.erase
+    erased = [] if erase is None else [erase.box, erase.seed] if erase.noise else [erase.box]
+    mixed = [] if mix is None else [mix.partner, mix.lam] if mix.box is None else [mix.partner, mix.lam, mix.box]
     rows: Tensor = visible_patches(
         request.pixels,
         request.indices,
         request.mean,
         request.std,
+        erased,
+        mixed,
         patch_size=grid.patch_size,
         frames_per_token=grid.frames_per_token,
-        erase_box=None if erase is None else erase.box,
-        erase_seed=erase.seed if erase is not None and erase.noise else None,
-        partner=None if mix is None else mix.partner,
-        share=None if mix is None else mix.lam,
-        mix_box=None if mix is None else mix.box,
     )
     return rows
 

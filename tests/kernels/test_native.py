@@ -142,10 +142,9 @@ def test_custom_ops_are_registered_soundly() -> None:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     mix, erase = changes(3, noise=True, boxes=True)
     tensors, sizes = (pixels, indices, mean, std), {"patch_size": 8, "frames_per_token": 2}
-    torch.library.opcheck(visible_patches, tensors, sizes)
-    erased = {"erase_box": erase.box, "erase_seed": erase.seed}
-    mixed = {"partner": mix.partner, "share": mix.lam, "mix_box": mix.box}
-    torch.library.opcheck(visible_patches, tensors, sizes | erased | mixed)
+    for erased in ([], [erase.box], [erase.box, erase.seed]):
+        for mixed in ([], [mix.partner, mix.lam], [mix.partner, mix.lam, mix.box]):
+            torch.library.opcheck(visible_patches, (*tensors, erased, mixed), sizes)
 
 
 def test_grouped_matmul_ops_are_registered_soundly() -> None:
