@@ -130,7 +130,7 @@ def _borders(count: int, length: int) -> Tensor:
 
 
 def _experts(moe: dict[str, Any] | None) -> MoaeArchitecture | None:
-    if moe is None:
+    if not moe or not moe["layers"]:
         return None
     return MoaeArchitecture(
         layers=tuple(moe["layers"]),

@@ -1,13 +1,9 @@
-"""Sums and gathers over ranks, which do nothing in a run of one process."""
+"""Sums over ranks, which do nothing in a run of one process."""
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch.distributed as dist
 from torch import Tensor
-
-Item = TypeVar("Item")
 
 
 def is_distributed() -> bool:
@@ -21,12 +17,3 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if is_distributed():
         dist.all_reduce(total)
     return total
-
-
-def gather_over_ranks(item: Item) -> list[Item]:
-    """Every rank's object, in rank order, on all ranks; sizes may differ."""
-    if not is_distributed():
-        return [item]
-    items: list[Item | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(items, item)
-    return items  # type: ignore[return-value]

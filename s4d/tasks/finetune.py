@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import s4d
 from s4d.config import Config
 from s4d.data.batch import MODALITIES, PackedBatch
 from s4d.data.sources import load_sources
@@ -26,7 +27,11 @@ from s4d.tasks.layers import encoder_layer
 
 
 class FinetuneTask:
-    """Loss: sum over modalities of weight x (mean soft-target cross-entropy + balance weight x balance term)."""
+    """Loss: sum over modalities of weight x (mean soft-target cross-entropy + balance weight x balance term).
+
+    A packed step equals the weighted sum of single-modality steps, and cutting it into ranks and micro batches changes
+    nothing; except with a capacity factor, under which the tokens that experts drop depend on the whole micro batch.
+    """
 
     def __init__(
         self,
@@ -102,7 +107,7 @@ class FinetuneTask:
     def _balance_shares(
         self, output: ClassifierOutput, batch: PackedBatch, statistics: Tensor | None
     ) -> dict[str, Tensor]:
-        if self.arch.experts is None:
+        if self.arch.experts is None or self.config.model.moae.balance_weight == 0:
             return {}
         if self.config.model.moae.balance == "release":
             images = sum(group.pixels.shape[0] for group in batch.groups if group.modality == "image")
@@ -136,8 +141,12 @@ class FinetuneTask:
 
     def describe(self) -> dict[str, Any]:
         """Content of a checkpoint's config.json."""
-        classes = {name: list(names) for name, names in self.classes.items()}
-        return {"stage": "finetune", "architecture": self.arch.to_dict(), "classes": classes}
+        return {
+            "stage": "finetune",
+            "architecture": self.arch.to_dict(),
+            "classes": {name: list(names) for name, names in self.classes.items()},
+            "version": s4d.__version__,
+        }
 
     def layer_of(self, parameter_name: str) -> int | None:
         """Depth in the encoder; experts and routers have none unless the released rule is asked for."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import s4d
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
 from s4d.models.build import build_pretrain
@@ -68,7 +69,12 @@ class PretrainTask:
 
     def describe(self) -> dict[str, Any]:
         """Content of a checkpoint's config.json."""
-        return {"stage": "pretrain", "architecture": self.arch.to_dict(), "classes": {}}
+        return {
+            "stage": "pretrain",
+            "architecture": self.arch.to_dict(),
+            "classes": {},
+            "version": s4d.__version__,
+        }
 
     def layer_of(self, parameter_name: str) -> int | None:
         """Depth in the encoder; the decoder's parameters have none."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from torch import Tensor
 from s4d.errors import DataError
 from s4d.golden import replay, replay_all
 from s4d.golden.report import compare
+from s4d.models.build import build_finetune
+from s4d.models.release import to_release
+from s4d.models.sizes import Architecture, MoaeArchitecture
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = sorted((ROOT / "tests" / "golden").glob("*.safetensors"))
@@ -109,3 +113,35 @@ def test_errors_are_relative_to_the_stored_norm() -> None:
 def test_an_unknown_backend_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown backend"):
         replay(KEPT[0], attention="nonsense")
+
+
+def test_other_geometries(tmp_path: Path) -> None:
+    """Nothing but the metadata says how large a model is: odd sizes replay, every tensor is met and has its shape."""
+    config = {"img_size": 48, "num_frames": 16, "dim": 72, "depth": 4, "heads": 3, "noise": False}
+    config |= {"moe": {"layers": [0, 3], "num_experts": 3, "top_k": 3, "capacity_factor": 0.7, "hidden": 5}}
+    config |= {"classes": {"image": 2, "video": 5}}
+    experts = MoaeArchitecture(layers=(0, 3), num_experts=3, top_k=3, hidden_dim=5, router_noise="always")
+    decoder = {"decoder_embed_dim": 72, "decoder_depth": 0, "decoder_num_heads": 3}
+    arch = Architecture(embed_dim=72, depth=4, num_heads=3, image_size=48, experts=experts, **decoder)
+    state = to_release(build_finetune(arch, {"image": 2, "video": 5}, seed=0).state_dict())
+    tensors = {f"state.{name}": value.contiguous() for name, value in state.items()}
+    generator = torch.Generator().manual_seed(0)
+    for modality, shape, tokens in (("image", (2, 3, 48, 48), 9), ("video", (1, 3, 16, 48, 48), 72)):
+        count, classes = shape[0], config["classes"][modality]  # type: ignore[index]
+        shapes = {"logits": (count, classes), "feature": (count, 72), "ce": (1,), "aux_loss": (1,)}
+        for layer in (0, 3):
+            shapes |= {f"moe_in.{layer}": (count, tokens, 72), f"moe_out.{layer}": (count, tokens, 72)}
+            shapes[f"gates.blocks.{layer}.moe_layer.router"] = (count, tokens, 3)
+        tensors |= {f"{modality}.{name}": torch.zeros(size) for name, size in shapes.items()}
+        for layer in (0, 3):
+            ids = torch.zeros(count, tokens, 3, dtype=torch.int32)
+            tensors[f"{modality}.topk.blocks.{layer}.moe_layer.router"] = ids
+        tensors |= {f"{modality}.grad_norm.{name}": torch.zeros(1) for name in state}
+        tensors |= {
+            f"{modality}.input": torch.rand(shape, generator=generator),
+            f"{modality}.label": torch.zeros(count, dtype=torch.int64),
+        }
+    save_file(tensors, tmp_path / "odd.safetensors", {"config": json.dumps(config)})
+    for report in replay_all([tmp_path / "odd.safetensors"]):
+        assert report.refusal is not None or report.unaccounted == ()
+        assert all(math.isfinite(check.absolute_error) for check in report.checks)
