@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine_fakes import TinyBatches, TinyTask, tiny_config
+
 from engine.failure import leave
 from engine.run import Choices, execute
 from engine.run_folder import RunFolder
 from engine.runtime import Runtime, start_runtime
 from engine.stop import StopRequest
-from engine_fakes import TinyBatches, TinyTask, tiny_config
 
 
 class StopAfter(StopRequest):
