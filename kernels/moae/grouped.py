@@ -74,7 +74,7 @@ class _GroupedExperts(torch.autograd.Function):
         d_gates = (d_ungated * hidden).sum(1)
         d_fc2 = ragged_outer(d_rows, (hidden * slot_gates[:, None]).to(x.dtype), offsets)
         d_hidden = torch.ops.aten.gelu_backward(d_ungated * slot_gates[:, None], preactivation)
-        membership = torch.nn.functional.one_hot(experts, fc1.shape[0]).to(d_hidden.dtype)
+        membership = (experts[:, None] == torch.arange(fc1.shape[0], device=x.device)).to(d_hidden.dtype)
         d_fc1_bias = (membership.t() @ d_hidden).to(x.dtype)
         d_hidden = d_hidden.to(x.dtype)
         d_x = _combine(_served_only(ragged_matmul(d_hidden, fc1, offsets), plan), plan).to(x.dtype)

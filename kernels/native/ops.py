@@ -85,8 +85,8 @@ def visible_patches(
 ) -> Tensor:
     """Normalised, erased and mixed float32 values (M, f * p * p * 3) of the tokens ``indices`` of uint8 ``pixels``.
 
-    ``erase`` is empty, a box of black or a box and the seed of its noise; ``mix`` is empty, partner and share or these and
-    a box: the fields of the records ``Erase`` and ``Mix``.
+    ``erase`` is empty, a box of black or a box and the seed of its noise; ``mix`` is empty, partner and share, or these
+    and a box: the fields of the records ``Erase`` and ``Mix``.
     """
     samples, frames, height, width, _ = pixels.shape
     # Named, so that converted copies live until the call returns.

@@ -17,7 +17,8 @@ class _MaskedLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, request: TargetRequest) -> Tensor:
         # Holds the prediction and then, in place, the residual.
         residual = torch.addmm(bias, hidden, weight.t()).to(request.dtype).sub_(normalised_target(request))
-        loss = residual.square().mean(-1).sum()
+        # Unlike a sum of squares, a norm needs no second tensor of this size.
+        loss = torch.linalg.vector_norm(residual, dim=1).square().sum() / residual.shape[1]
         ctx.save_for_backward(hidden, weight, residual.to(hidden.dtype))
         return loss
 
