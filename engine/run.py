@@ -50,21 +50,13 @@ def execute(
     checkpoints = Checkpoints(
         folder.path / "checkpoints", runtime=runtime, task=task, state=state, average=average, identity=identity
     )
-    start, counters = checkpoints.load(source) if source is not None else (0, {})
-    with runtime.together("writing to the run folder"):
-        if runtime.rank == 0:
-            cut_metrics(folder.path / METRICS, start)
-            folder.write_json("env.json", describe_environment(runtime))
-            folder.write_json("ds_config.json", build_ds_config(config, runtime.world_size))
-        samples = sum(per_step.values())
-        telemetry = Telemetry(
-            folder.path / METRICS,
-            runtime=runtime,
-            samples_per_step=samples,
-            total_steps=batches.total_steps,
-            log_every=config.engine.log_every,
-            counters=counters,
-        )
+    if source is not None:
+        start, counters = checkpoints.load(source)
+    else:
+        start, counters = 0, {}
+        say(runtime, f"starting at step 0 of {batches.total_steps}")
+    samples = sum(per_step.values())
+    telemetry = _open_telemetry(folder, config, runtime, batches, start=start, counters=counters)
 
     def note_choices() -> None:
         if runtime.rank == 0:
@@ -90,3 +82,22 @@ def execute(
     else:
         say(runtime, f"stopped on request; the same command continues from {folder.path}")
     return done
+
+
+def _open_telemetry(
+    folder: RunFolder, config: RunConfig, runtime: Runtime, batches: Batches, *, start: int, counters: dict[str, int]
+) -> Telemetry:
+    """Write what describes this process and continue metrics.jsonl at step `start`."""
+    with runtime.together("writing to the run folder"):
+        if runtime.rank == 0:
+            cut_metrics(folder.path / METRICS, start)
+            folder.write_json("env.json", describe_environment(runtime))
+            folder.write_json("ds_config.json", build_ds_config(config, runtime.world_size))
+        return Telemetry(
+            folder.path / METRICS,
+            runtime=runtime,
+            samples_per_step=sum(batches.samples_per_step.values()),
+            total_steps=batches.total_steps,
+            log_every=config.engine.log_every,
+            counters=counters,
+        )
