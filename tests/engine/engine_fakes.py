@@ -110,12 +110,21 @@ class TinyTask:
         return 2.0 if parameter_name.startswith("head") else 1.0
 
 
+class UnreadableError(Exception):
+    """Stands for a user's error of another package."""
+
+    exit_code = 1
+
+
 class TinyBatches:
     """Step s of any world size and accumulation splits the same eight samples."""
 
-    def __init__(self, *, rank: int, world_size: int, accumulation: int, total_steps: int) -> None:
+    def __init__(
+        self, *, rank: int, world_size: int, accumulation: int, total_steps: int, broken_step: int | None = None
+    ) -> None:
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self.total_steps = total_steps
+        self.broken_step = broken_step
         self.handed_out = 0
 
     @property
@@ -125,6 +134,8 @@ class TinyBatches:
     def steps(self, start: int) -> Iterator[list[TinyBatch]]:
         size = GLOBAL_BATCH // (self.world_size * self.accumulation)
         for step in range(start, self.total_steps):
+            if step == self.broken_step:
+                raise UnreadableError("clip.mp4: cannot be decoded")
             generator = torch.Generator().manual_seed(1000 + step)
             x = torch.randn(GLOBAL_BATCH, FEATURES, generator=generator)
             y = torch.randn(GLOBAL_BATCH, 3, generator=generator)

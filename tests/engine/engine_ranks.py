@@ -38,14 +38,15 @@ def run(job: dict[str, Any], runtime: Runtime) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     config = tiny_config(run_dir, **job.get("config", {}))
     source = folder.source("auto", config.engine.save_every)
+    is_last = runtime.rank == runtime.world_size - 1
     batches = TinyBatches(
         rank=runtime.rank,
         world_size=runtime.world_size,
         accumulation=config.batch.accumulation,
         total_steps=job.get("total_steps", 6),
+        broken_step=job.get("broken_step") if is_last else None,
     )
-    poison = job.get("poison_step") if runtime.rank == runtime.world_size - 1 else None
-    task = TinyTask(width=job.get("width", 5), poison_step=poison)
+    task = TinyTask(width=job.get("width", 5), poison_step=job.get("poison_step") if is_last else None)
     stop = StopAfter(job.get("stop_after") if runtime.rank == 0 else None)
     choices = Choices(read=dict, replay=lambda stored: None)
     try:

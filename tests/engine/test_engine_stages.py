@@ -48,6 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Callable[..., None]) -
         jobs.append(job(root / f"cut-{precision}-{stage}", precision, stage))
     jobs.append(job(root / "poisoned", "fp32", 1, poison_step=4, fails=True, config={"log_every": 5}))
     jobs.append(job(root / "poisoned-plain", "fp32", 0, poison_step=4, fails=True, config={"log_every": 5}))
+    jobs.append(job(root / "starved", "fp32", 1, broken_step=4, fails=True))
     ranks(2, jobs)
     left = {name for name in os.listdir("/dev/shm") if name not in before and "deepspeed" in name}
     (root / "shm.json").write_text(json.dumps(sorted(left)))
@@ -159,6 +160,12 @@ def test_poisoned_step_ends_all_ranks_and_publishes_nothing_after(runs: Path, na
         assert outcome.startswith("NonFiniteError 5: step 4: not finite"), outcome
     folder = runs / name / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000003"]
+
+
+def test_unreadable_data_on_one_rank_ends_all_without_a_hang(runs: Path) -> None:
+    assert (runs / "starved/outcome-1.txt").read_text() == "UnreadableError 1: clip.mp4: cannot be decoded"
+    assert (runs / "starved/outcome-0.txt").read_text().startswith("PeerFailedError 1: ")
+    assert len(losses(runs / "starved")) == 4
 
 
 @pytest.mark.parametrize(("name", "source"), [("fp32-0-to-3", 0), ("fp32-3-to-1", 3), ("fp32-1-to-0", 1)])

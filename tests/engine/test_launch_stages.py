@@ -1,4 +1,4 @@
-"""The real model on one and two ranks at every ZeRO stage gives one loss curve."""
+"""The real model on one and two ranks at every ZeRO stage, and with accumulation, gives one loss curve."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from engine_project import write_media, write_run
 pytestmark = pytest.mark.launch
 
 RUNS = [(world_size, stage) for world_size in (1, 2) for stage in range(4)]
+ACCUMULATED = (2, -1)
 STEPS = 20
 
 
@@ -24,16 +25,18 @@ def curves(tmp_path_factory: pytest.TempPathFactory, ranks: Callable[..., None])
             [path, f"run_dir={root}/{world_size}-{stage}", f"engine.zero_stage={stage}", f"engine.steps={STEPS}"]
             for stage in range(4)
         ]
+        if world_size == 2:
+            jobs.append([path, f"run_dir={root}/accumulated", f"engine.steps={STEPS}", "batch.accumulation=2"])
         ranks(world_size, jobs, script="engine_real_ranks.py")
+    folders = {(world_size, stage): root / f"{world_size}-{stage}" for world_size, stage in RUNS}
+    folders[ACCUMULATED] = root / "accumulated"
     return {
-        (world_size, stage): [
-            json.loads(line) for line in (root / f"{world_size}-{stage}/metrics.jsonl").read_text().splitlines()
-        ]
-        for world_size, stage in RUNS
+        run: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for run, folder in folders.items()
     }
 
 
-@pytest.mark.parametrize(("world_size", "stage"), RUNS[1:])
+@pytest.mark.parametrize(("world_size", "stage"), [*RUNS[1:], ACCUMULATED])
 def test_same_curve(curves: dict[tuple[int, int], list[dict]], world_size: int, stage: int) -> None:
     expected, found = curves[1, 0], curves[world_size, stage]
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
