@@ -24,9 +24,6 @@ from s4d.errors import DataError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 
-# What Pillow and PyAV raise on files that are not what they should be.
-READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, av.FFmpegError, Image.DecompressionBombError)
-
 Frames = dict[int, Image.Image]
 
 
@@ -55,7 +52,9 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into one line with the file's name."""
     try:
         yield
-    except READ_ERRORS as error:
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make Pillow and PyAV raise anything, TypeError and AttributeError too
         raise DataError(f"{path}: cannot decode: {_reason(path, error)}") from error
 
 

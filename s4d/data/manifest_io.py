@@ -15,6 +15,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,13 @@ def read_manifest(path: Path | str) -> Manifest:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such manifest (make one with `s4d data prepare`)")
+    stat = path.stat()
+    return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, modified: int, size: int) -> Manifest:
+    """Read a manifest once per version of its file: heads, splits and evaluations all ask for it."""
     header, records = _read_parquet(path) if _suffix(path) == ".parquet" else _read_csv(path)
     dataset = header.get("dataset") or path.stem
     rows = tuple(_row(path, number, record, dataset) for number, record in records)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
@@ -24,6 +26,7 @@ from s4d.errors import DataError, UserError
 PREFETCH = 3
 INLINE_BYTES = 1 << 16
 SWITCH_SECONDS = 5e-4
+GRACE_SECONDS = 20.0
 
 Item = TypeVar("Item", covariant=True)
 Value = TypeVar("Value")
@@ -56,14 +59,12 @@ class _Guarded(Generic[Value]):
             return _Failed(type(error), str(error))
 
 
-def in_order(items: Indexed[Value], indices: Sequence[int], workers: int) -> Iterator[Value]:
+def in_order(items: Indexed[Value], indices: Sequence[int], workers: int) -> Generator[Value, None, None]:
     """`items[i]` for each of `indices`, computed by `workers` processes that end with this iterator or this process."""
     if workers == 0:
-        for index in indices:
-            yield items[index]
-        return
+        return (items[index] for index in indices)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["s4d.data.loader"])
+    context.set_forkserver_preload(["s4d.data.worker_server"])
     loader: DataLoader[Any] = DataLoader(
         _Guarded(items),  # type: ignore[arg-type]
         batch_size=None,
@@ -75,8 +76,14 @@ def in_order(items: Indexed[Value], indices: Sequence[int], workers: int) -> Ite
         multiprocessing_context=context,
     )
     with _without_entry_script():
-        results = iter(loader)
-    for _ in indices:
+        stream = _results(iter(loader), len(indices))
+    # Workers outlast a SIGTERM, also the one that Python sends at exit to those of an iterator nobody closed.
+    atexit.register(_close, weakref.ref(stream))
+    return stream
+
+
+def _results(results: Iterator[Any], count: int) -> Generator[Any, None, None]:
+    for _ in range(count):
         try:
             value = next(results)
         except RuntimeError as error:
@@ -88,17 +95,30 @@ def in_order(items: Indexed[Value], indices: Sequence[int], workers: int) -> Ite
         yield value
 
 
+def _close(reference: weakref.ref[Generator[Any, None, None]]) -> None:
+    stream = reference()
+    if stream is not None:
+        stream.close()
+
+
 def _unchanged(value: Value) -> Value:
     return value
 
 
 def _prepare_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process alone decides when workers end.
+    # Ctrl-C and a launcher's SIGTERM reach all processes; the training process may still want a batch to end its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
     # The thread that hands over finished batches should not wait long for the one that decodes.
     sys.setswitchinterval(SWITCH_SECONDS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     ForkingPickler.register(torch.Tensor, _reduce_tensor)
+
+
+def _end_later(number: int, frame: object) -> None:
+    timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + number,))
+    timer.daemon = True
+    timer.start()
 
 
 def _end_with_parent() -> None:

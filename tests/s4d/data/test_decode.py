@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s4d.data.decode import list_frames, natural_key, open_media
+from s4d.data.decode import UntimedVideo, list_frames, natural_key, open_media
 from s4d.errors import DataError
 
 
@@ -47,6 +47,22 @@ def test_variable_frame_rates_are_counted_by_frame(tmp_path: Path, numbered_fram
         container.mux(stream.encode())
     assert open_media(path, "video").frame_count == 20
     assert levels(path, [0, 3, 11, 19]) == [0, 3, 11, 19]
+
+
+def test_videos_without_times_are_counted_by_decoding(
+    tmp_path: Path, numbered_frame: Callable[[int], np.ndarray]
+) -> None:
+    path = tmp_path / "raw.h264"
+    with av.open(str(path), "w", format="h264") as container:
+        stream = container.add_stream("h264", rate=25, options={"g": "6", "crf": "10"})
+        stream.width = stream.height = 48
+        stream.pix_fmt = "yuv420p"
+        for index in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(index), format="rgb24")))
+        container.mux(stream.encode())
+    assert isinstance(open_media(path, "video"), UntimedVideo)
+    assert open_media(path, "video").frame_count == 20
+    assert levels(path, [0, 7, 19]) == [0, 7, 19]
 
 
 def test_only_a_video_stream_counts(tmp_path: Path) -> None:

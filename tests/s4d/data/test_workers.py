@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ if __name__ != "__main__":
     raise ImportError("workers must not run the entry script")
 stream = in_order(Process(), range(1000), 2)
 print(next(stream), next(stream), flush=True)
-time.sleep(60)
+time.sleep({seconds})
 """
 
 
@@ -114,9 +115,20 @@ def test_workers_end_with_their_iterator(items: types.ModuleType) -> None:
     wait_until(lambda: not any(map(os.path.exists, used)), "shared memory is left behind")
 
 
+def test_a_launchers_sigterm_leaves_workers_to_the_training_process(items: types.ModuleType) -> None:
+    stream = in_order(items.Process(), range(100), 2)
+    pids = {next(stream), next(stream)}
+    # Field 4 of a process's stat is its parent: the fork server.
+    servers = {int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in pids}
+    for pid in pids | servers:
+        os.kill(pid, signal.SIGTERM)
+    assert len(list(stream)) == 98
+    assert os.getpid() not in servers
+
+
 def test_workers_end_with_a_killed_process(items: types.ModuleType, tmp_path: Path) -> None:
     script = tmp_path / "entry.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT.format(seconds=100))
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pids = {int(pid) for pid in process.stdout.readline().split()}
@@ -128,3 +140,12 @@ def test_workers_end_with_a_killed_process(items: types.ModuleType, tmp_path: Pa
     process.stdout.close()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "workers outlive a killed process")
     wait_until(lambda: not any(map(os.path.exists, used)), "a killed process leaves shared memory behind")
+
+
+def test_a_process_may_end_without_closing_its_iterator(items: types.ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "entry.py"
+    script.write_text(SCRIPT.format(seconds=0))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    pids = {int(pid) for pid in done.stdout.split()}
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "workers outlive their process")
