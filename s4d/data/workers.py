@@ -83,16 +83,21 @@ def in_order(items: Indexed[Value], indices: Sequence[int], workers: int) -> Gen
 
 
 def _results(results: Iterator[Any], count: int) -> Generator[Any, None, None]:
-    for _ in range(count):
-        try:
-            value = next(results)
-        except RuntimeError as error:
-            if "worker" not in str(error):
-                raise
-            raise DataError(f"data.workers: a decoding process died (out of memory?): {error}") from error
-        if isinstance(value, _Failed):
-            raise value.error(value.message)
-        yield value
+    try:
+        for _ in range(count):
+            try:
+                value = next(results)
+            except RuntimeError as error:
+                if "worker" not in str(error):
+                    raise
+                raise DataError(f"data.workers: a decoding process died (out of memory?): {error}") from error
+            if isinstance(value, _Failed):
+                raise value.error(value.message)
+            yield value
+    finally:
+        # Ends the workers here and now. A traceback would keep them until the garbage collector ends them from whatever
+        # thread it runs in, the one that has to tell them included.
+        del results
 
 
 def _close(reference: weakref.ref[Generator[Any, None, None]]) -> None:
