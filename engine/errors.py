@@ -16,6 +16,12 @@ class EngineError(Exception):
     exit_code = 1
 
 
+class CommandLineError(EngineError):
+    """Arguments that mean nothing."""
+
+    exit_code = 2
+
+
 class BatchArithmeticError(EngineError):
     """The views of a step cannot be divided over ranks and accumulation."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from engine.runtime import exit_code_of
 
 INTERRUPTED = 130
 PEER_LOST = 4
+PATIENCE_SECONDS = 10.0
 
 
 def report(error: BaseException) -> int:
@@ -36,7 +38,8 @@ def report(error: BaseException) -> int:
         return PEER_LOST
     if not isinstance(getattr(error, "exit_code", None), int):
         traceback.print_exception(error)
-    elif not _is_said_elsewhere(error):
+    else:
+        _let_the_first_rank_speak()
         print(f"error: {named}{error}", file=sys.stderr, flush=True)
     return exit_code_of(error)
 
@@ -57,6 +60,8 @@ def _is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("Connection closed by peer" in text or "Connection reset" in text)
 
 
-def _is_said_elsewhere(error: BaseException) -> bool:
-    # A wrong configuration is met by all ranks of a node before they can talk: the first one tells.
-    return not dist.is_initialized() and int(os.environ.get("LOCAL_RANK", "0")) > 0
+def _let_the_first_rank_speak() -> None:
+    # A wrong configuration is met by all ranks of a node before they can talk. The launcher ends this rank as soon as
+    # the first one has left; should that one have no complaint, this rank speaks for itself.
+    if not dist.is_initialized() and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        time.sleep(PATIENCE_SECONDS)

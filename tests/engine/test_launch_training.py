@@ -212,6 +212,18 @@ def test_failure_on_one_rank_is_one_line_and_ends_all(project: Path) -> None:
     assert len(said) == 1 and "batch.per_step.stills" in said[0] and "Traceback" not in error
 
 
+def test_broken_data_leaves_no_run_folder_and_fresh_replaces_progress(project: Path) -> None:
+    path, run_dir = write_run(project, "renewed"), project / "renewed"
+    short = ("engine.steps=1", "engine.zero_stage=0")
+    code, _, error = finished(launch(path, *short, f"data.sources.0.manifest={project}/absent.csv", ranks=0))
+    assert code == 1 and "absent.csv" in error and len(error.splitlines()) == 1
+    assert not run_dir.exists()
+    assert finished(launch(path, *short, ranks=0))[0] == 0
+    code, out, error = finished(launch(path, *short, "seed=5", "--fresh", ranks=0))
+    assert code == 0 and "starting at step 0" in out, error
+    assert [line["step"] for line in lines(run_dir)] == [1]
+
+
 def test_wrong_key_is_one_line_from_one_rank(project: Path) -> None:
     code, _, error = finished(launch(write_run(project, "typo"), "engine.step=3"))
     assert code == 2
