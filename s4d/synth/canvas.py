@@ -30,12 +30,12 @@ def frame_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def soft(distance: np.ndarray, width: float) -> np.ndarray:
     """Coverage of the half plane `distance` > 0 with a linear edge of `width`."""
-    return np.clip(distance * (1.0 / width) + 0.5, 0.0, 1.0)
+    return np.minimum(np.maximum(distance * (1.0 / width) + 0.5, 0.0), 1.0)
 
 
 def bell(distance: np.ndarray, width: float) -> np.ndarray:
     """Cheap bump with compact support: 1 at 0, 0 from `width` on, smooth at both ends."""
-    inside = np.clip(1.0 - np.square(distance * (1.0 / width)), 0.0, 1.0)
+    inside = np.maximum(1.0 - np.square(distance * (1.0 / width)), 0.0)
     return inside * inside
 
 

@@ -44,7 +44,8 @@ def draw_cheek(canvas: Canvas, side: int, light: tuple[float, float, float], uni
     """Cheek apple pushed up by units 6 and 12 and the fold from nose wing to mouth corner."""
     raised = min(max(0.6 * units[6] + 0.6 * units[12], 0.0), 1.3)
     fold = min(0.18 + max(0.9 * units[12], 0.8 * units[10], 0.75 * units[9], 0.3 * units[20], 0.0), 1.2)
-    region = canvas.region(*sorted((side * 0.10, side * 0.82)), 0.0, 0.66)
+    left, right = sorted((side * 0.10, side * 0.82))
+    region = canvas.region(left, right, 0.0, 0.66)
     u, v = side * canvas.u[region], canvas.v[region]
     if raised > 0.05:
         du, dv = (u - 0.47) * (1.0 / 0.27), (v - 0.20) * (1.0 / 0.17)
@@ -97,7 +98,7 @@ class Mouth:
 
     @staticmethod
     def _corner(units: Units) -> float:
-        return -0.19 * units[12] + 0.165 * units[15] + 0.055 * units[20] - 0.02 * units[17]
+        return -0.22 * units[12] + 0.20 * units[15] + 0.055 * units[20] - 0.02 * units[17]
 
 
 def draw_mouth(canvas: Canvas, left: Units, right: Units) -> None:
@@ -131,7 +132,7 @@ def draw_chin(canvas: Canvas, units: Units) -> None:
     region = canvas.region(-0.52, 0.52, 0.50, 0.96)
     u, v = canvas.u[region], canvas.v[region]
     boss = np.square(u * (1.0 / 0.22)) + np.square((v - 0.80) * (1.0 / 0.11))
-    canvas.darken(region, 0.38 * raised * bell(boss - 1.0, 0.7))
+    canvas.darken(region, 0.45 * raised * bell(boss - 1.0, 0.7) * soft(0.80 - v, 0.10))
     corner = canvas.identity.mouth_width
     line = np.abs(u) - corner - 0.03 - 0.25 * (v - 0.68)
     canvas.darken(region, 0.42 * lowered * bell(line, 0.035) * bell(v - 0.72, 0.12))
@@ -142,7 +143,7 @@ def draw_beard(canvas: Canvas) -> None:
     identity = canvas.identity
     if identity.beard <= 0.0:
         return
-    region = canvas.region(-1.0, 1.0, 0.28, 1.0)
+    region = canvas.region(-1.0, 1.0, -0.05, 1.0)
     u, v = canvas.u[region], canvas.v[region]
-    jaw = soft(v - 0.42 - 0.10 * np.cos(2.5 * u) + 0.55 * np.maximum(np.abs(u) - 0.45, 0.0), 0.12)
+    jaw = soft(v - 0.40 + 0.9 * np.maximum(np.abs(u) - 0.45, 0.0), 0.12) * soft(v - 0.08, 0.12)
     canvas.paint(region, identity.beard * jaw, identity.hair)

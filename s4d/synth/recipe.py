@@ -58,7 +58,7 @@ def fold_of(person: int) -> int:
 def render_image(plan: Plan, index: int) -> tuple[np.ndarray, int]:
     """Picture `index`: (size, size, 3) uint8 and its JPEG quality."""
     rng = stream(plan.seed, "image", index)
-    units = express(plan.label(index), rng, intensity=uniform(rng, 0.50, 1.05), asymmetry=0.12)
+    units = express(plan.label(index), rng, intensity=uniform(rng, 0.60, 1.10), asymmetry=0.12)
     face = Face(units=units, pose=sample_pose(rng), gaze=(normal(rng, 0.4), normal(rng, 0.3)))
     scene = sample_scene(rng, plan.size)
     picture = render(sample_identity(plan.seed, plan.person(index)), scene, face, size=plan.size, rng=rng)
@@ -78,9 +78,7 @@ def render_pretrain(plan: Plan, index: int) -> list[np.ndarray]:
     return _play(plan, label, plan.training_person(index), PRETRAIN_FRAMES, rng)[0]
 
 
-def _play(
-    plan: Plan, label: str, person: int, frames: int, rng: np.random.Generator
-) -> tuple[list[np.ndarray], int]:
+def _play(plan: Plan, label: str, person: int, frames: int, rng: np.random.Generator) -> tuple[list[np.ndarray], int]:
     faces = perform(label, frames, rng)
     scene = sample_scene(rng, plan.size)
     identity = sample_identity(plan.seed, person)

@@ -25,7 +25,7 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """Everything outside the person; constant over a clip. Images are (3, size, size) float32 in 0..1."""
+    """Everything outside the person; constant over a clip. The background is (3, size, size) float32 in 0..1."""
 
     background: np.ndarray
     cloth: tuple[float, float, float]
@@ -34,8 +34,10 @@ class Scene:
     ambient: float
     occluder: tuple[float, float, float, float, float] | None
     occluder_colour: tuple[float, float, float]
+    exposure: float
+    illumination: np.ndarray
     gain: tuple[float, float, float]
-    gamma: float
+    contrast: float
     noise: float
     softness: float
     quality: int
@@ -49,15 +51,23 @@ def _smooth_field(rng: np.random.Generator, size: int, cells: int) -> np.ndarray
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    field = _smooth_field(rng, size, int(rng.integers(2, 7)))
-    level, contrast = uniform(rng, 0.1, 0.75), uniform(rng, 0.2, 0.9)
+    field = _smooth_field(rng, size, int(rng.integers(2, 4)))
+    level, contrast = uniform(rng, 0.1, 0.75), uniform(rng, 0.2, 0.6)
     field = level + (field - 0.5) * contrast
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 2))):
         left, top = int(rng.integers(-size // 3, size)), int(rng.integers(-size // 3, size))
         wide, high = int(rng.integers(size // 12, size // 2)), int(rng.integers(size // 12, size))
         colour = rng.uniform(0.0, 1.0, 3).astype(np.float32)[:, None, None]
         field[:, max(top, 0) : max(top + high, 0), max(left, 0) : max(left + wide, 0)] = colour
     return np.clip(field, 0.0, 1.0).astype(np.float32)
+
+
+def _illumination(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Uneven light as a factor per pixel, (size, size): smooth shadows that move the brightness of whole regions."""
+    cells = int(rng.integers(2, 5))
+    coarse = rng.uniform(0.0, 255.0, (cells, cells)).astype(np.uint8)
+    field = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), np.float32)
+    return np.exp((field * (1.0 / 255.0) - 0.5) * uniform(rng, 0.2, 1.4)).astype(np.float32)
 
 
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -74,22 +84,24 @@ def _occluder(rng: np.random.Generator, share: float) -> tuple[float, float, flo
     return reach * math.cos(direction), reach * math.sin(direction), *shape
 
 
-def sample_scene(rng: np.random.Generator, size: int, *, occlusion: float = 0.2) -> Scene:
+def sample_scene(rng: np.random.Generator, size: int, *, occlusion: float = 0.12) -> Scene:
     """Draw light, background and camera of one picture or clip."""
     azimuth, elevation = uniform(rng, -1.25, 1.25), uniform(rng, -0.4, 1.1)
     light = (math.sin(azimuth) * math.cos(elevation), -math.sin(elevation), math.cos(azimuth) * math.cos(elevation))
-    warmth, exposure = uniform(rng, -0.12, 0.12), uniform(rng, 0.7, 1.25)
+    warmth, level = uniform(rng, -0.12, 0.12), uniform(rng, 0.42, 0.72)
     return Scene(
         background=_background(rng, size),
         cloth=_colour(rng),
         light=light,
         light_colour=(1.0 + warmth, 1.0, 1.0 - warmth),
-        ambient=uniform(rng, 0.30, 0.65),
+        ambient=uniform(rng, 0.40, 0.70),
         occluder=_occluder(rng, occlusion),
         occluder_colour=_colour(rng),
-        gain=(exposure * (1 + normal(rng, 0.06)), exposure, exposure * (1 + normal(rng, 0.06))),
-        gamma=uniform(rng, 0.75, 1.3),
-        noise=uniform(rng, 0.0, 0.035),
+        exposure=level,
+        illumination=_illumination(rng, size),
+        gain=(1 + normal(rng, 0.06), 1.0, 1 + normal(rng, 0.06)),
+        contrast=uniform(rng, -0.25, 0.35),
+        noise=uniform(rng, 0.0, 0.006),
         softness=uniform(rng, 0.0, 0.8),
         quality=int(rng.integers(70, 95)),
     )
@@ -99,9 +111,9 @@ def sample_pose(rng: np.random.Generator) -> Pose:
     """Draw how the head sits in the frame: a loose crop around a face that is not held straight."""
     return Pose(
         x=normal(rng, 0.09),
-        y=normal(rng, 0.08),
-        scale=uniform(rng, 0.66, 0.86),
-        yaw=normal(rng, 0.22),
-        pitch=normal(rng, 0.13),
-        roll=normal(rng, 0.16),
+        y=normal(rng, 0.08) - 0.08,
+        scale=uniform(rng, 0.84, 1.06),
+        yaw=normal(rng, 0.20),
+        pitch=normal(rng, 0.12),
+        roll=normal(rng, 0.15),
     )

@@ -19,8 +19,8 @@ def _lids(canvas: Canvas, t: np.ndarray, units: Units) -> tuple[np.ndarray, np.n
     """Upper and lower lid line of one eye; t runs from -1 at the nose to 1 at the temple."""
     identity = canvas.identity
     closed = min(max(units[43], 0.0), 1.0)
-    upper = 0.105 + 0.080 * units[5] - 0.045 * units[7] - 0.020 * units[6] - 0.040 * units[9] - 0.015 * units[4]
-    lower = 0.072 + 0.012 * units[5] - 0.042 * units[7] - 0.045 * units[6] - 0.030 * units[9]
+    upper = 0.115 + 0.080 * units[5] - 0.045 * units[7] - 0.020 * units[6] - 0.040 * units[9] - 0.015 * units[4]
+    lower = 0.080 + 0.012 * units[5] - 0.042 * units[7] - 0.045 * units[6] - 0.030 * units[9]
     upper, lower = max(upper, 0.018) * identity.eye_opening, max(lower, 0.008) * identity.eye_opening
     # Closing moves the upper lid down to the lower one; a raised inner brow lifts the inner half of the upper lid.
     upper += (-0.7 * lower - upper) * closed
@@ -47,8 +47,8 @@ def draw_eye(canvas: Canvas, side: int, units: Units, gaze: tuple[float, float])
     dx = (u - centre - 0.06 * gaze[0]) * (1.0 / identity.aspect)
     dy = v - identity.eye_height + 0.012 - 0.04 * gaze[1]
     radius = np.sqrt(dx * dx + dy * dy)
-    canvas.paint(region, inside * soft(0.080 - radius, pixel), identity.iris)
-    canvas.paint(region, inside * soft(0.042 - radius, pixel), PUPIL)
+    canvas.paint(region, inside * soft(0.090 - radius, pixel), identity.iris)
+    canvas.paint(region, inside * soft(0.046 - radius, pixel), PUPIL)
     within = bell(t, 1.15)
     canvas.paint(region, 0.9 * within * bell(v - top, 0.032), LASH)
     canvas.darken(region, 0.35 * within * bell(v - bottom, 0.025))
@@ -62,14 +62,15 @@ def draw_brow(canvas: Canvas, side: int, units: Units) -> None:
     identity = canvas.identity
     lowered = units[4]
     inner = 0.13 - 0.055 * lowered
-    region = canvas.region(*sorted((side * 0.02, side * 0.80)), identity.brow_height - 0.32, identity.brow_height + 0.3)
+    left, right = sorted((side * 0.02, side * 0.80))
+    region = canvas.region(left, right, identity.brow_height - 0.32, identity.brow_height + 0.3)
     u, v = canvas.u[region], canvas.v[region]
     q = np.clip((side * u - inner) * (1.0 / (0.68 - inner)), 0.0, 1.0)
     rest = identity.brow_height - identity.brow_arch * 4.0 * q * (1.0 - q) + 0.03 * q * q
-    start = -0.185 * units[1] + 0.085 * lowered * (1.0 - 0.6 * min(max(units[1], 0.0), 1.0)) + 0.04 * units[9]
-    end = -0.165 * units[2] + 0.02 * lowered
+    start = -0.21 * units[1] + 0.085 * lowered * (1.0 - 0.6 * min(max(units[1], 0.0), 1.0)) + 0.04 * units[9]
+    end = -0.185 * units[2] + 0.02 * lowered
     bend = -0.06 * units[2] * 4.0 * q * (1.0 - q)
-    line = rest + start * np.square(1.0 - q) + end * q + 0.055 * lowered + 0.03 * units[9] + bend
+    line = rest + start * np.square(1.0 - q) + end * q + 0.07 * lowered + 0.03 * units[9] + bend
     thick = identity.brow_thickness * (1.15 - 0.7 * q)
     along = soft(side * u - inner, 0.06) * soft(0.70 - side * u, 0.08)
     mask = along * soft(thick - np.abs(v - line), 2 * canvas.pixel)
@@ -104,7 +105,8 @@ def draw_crow_feet(canvas: Canvas, side: int, units: Units) -> None:
         return
     identity = canvas.identity
     corner = identity.eye_spacing + identity.eye_width
-    region = canvas.region(*sorted((side * (corner - 0.02), side * (corner + 0.22))), -0.30, 0.12)
+    left, right = sorted((side * (corner - 0.02), side * (corner + 0.22)))
+    region = canvas.region(left, right, -0.30, 0.12)
     u, v = side * canvas.u[region] - corner, canvas.v[region] - identity.eye_height
     fade = bell(u - 0.10, 0.11)
     for slope in (-0.7, 0.0, 0.7):
