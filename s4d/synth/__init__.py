@@ -16,7 +16,7 @@ still or played over time (`dynamics`); `render` draws it. Units after EMFACS, o
 Written below the output folder: `voxceleb2/` (unlabelled H.264 clips), `affectnet/` (JPEG files and list files with
 paths relative to that folder), `dfew/` (frame folders and five folds) and `contact_sheet.png`. People are split by
 number into five groups: group 1 is the image test set and the test part of fold 1, and no pre-training clip shows
-it; group K is the test part of fold K.
+it; group K is the test part of fold K. The two labelled sets carry the person of each sample in `identities.csv`.
 """
 
 from s4d.synth.generate import SynthReport, synthesize

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from s4d.synth.recipe import Plan, fold_of, render_image
+from s4d.synth.recipe import Plan, fold_of, identity_table, render_image
 from s4d.synth.streams import name_digest
 
 FOLDER = "affectnet"
@@ -30,7 +30,7 @@ def write_image(root: Path, plan: Plan, index: int) -> int:
 
 
 def write_lists(root: Path, plan: Plan) -> None:
-    """Write `train_affectnet7.txt` and `test_affectnet7.txt`: path and class number, one space, no header."""
+    """Write `train_affectnet7.txt` and `test_affectnet7.txt` (path, space, class number; no header), `identities.csv`."""
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for index in range(plan.images):
         split = "test" if fold_of(plan.person(index)) == 1 else "train"
@@ -38,3 +38,5 @@ def write_lists(root: Path, plan: Plan) -> None:
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     for split, rows in lines.items():
         (root / FOLDER / f"{split}_affectnet7.txt").write_text("".join(rows), encoding="utf-8")
+    people = {image_path(plan, index): plan.person(index) for index in range(plan.images)}
+    (root / FOLDER / "identities.csv").write_text(identity_table(people), encoding="utf-8")

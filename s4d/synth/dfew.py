@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from s4d.synth.recipe import NUM_FOLDS, Plan, fold_of, render_clip
+from s4d.synth.recipe import NUM_FOLDS, Plan, fold_of, identity_table, render_clip
 
 FOLDER = "dfew"
 # Numbered from 0, as in the lists that the S4D release ships; DFEW's own files count from 1 in the same order.
@@ -29,7 +29,10 @@ def write_clip(root: Path, plan: Plan, index: int) -> int:
 
 
 def write_folds(root: Path, plan: Plan) -> None:
-    """Write train_set_K.csv and test_set_K.csv, K = 1..5: fold K tests on a fifth of the people."""
+    """Write train_set_K.csv and test_set_K.csv, K = 1..5 (fold K tests on a fifth of the people), and `identities.csv`."""
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    people = {clip_name(index): plan.person(index) for index in range(plan.clips)}
+    (root / FOLDER / "identities.csv").write_text(identity_table(people), encoding="utf-8")
     for fold in range(1, NUM_FOLDS + 1):
         lines: dict[str, list[str]] = {"train": [], "test": []}
         for index in range(plan.clips):

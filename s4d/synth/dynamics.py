@@ -78,7 +78,7 @@ def _smooth(x: np.ndarray) -> np.ndarray:
 def envelope(profile: Profile, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Activation 0..1 over `times` (0..1): random late start, then onset, hold and offset of the class."""
     onset, hold, offset = (uniform(rng, *span) for span in (profile.onset, profile.hold, profile.offset))
-    latest = 1.0 - onset - min(hold + offset, 0.30)
+    latest = 1.0 - onset - min(hold + offset, 0.20)
     start = uniform(rng, 0.10, max(latest, 0.12))
     rise = _smooth((times - start) / onset)
     return rise * (1.0 - _smooth((times - start - onset - hold) / offset))

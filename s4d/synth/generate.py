@@ -60,7 +60,7 @@ def synthesize(
     images: int,
     identities: int,
     seed: int,
-    size: int = 128,
+    size: int = 112,
     workers: int = 0,
     pretrain_clips: int | None = None,
 ) -> SynthReport:

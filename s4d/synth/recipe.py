@@ -8,9 +8,9 @@ import numpy as np
 
 from s4d.synth.action_units import CLASSES, express
 from s4d.synth.dynamics import perform
-from s4d.synth.identity import sample_identity
+from s4d.synth.identity import Identity, sample_identity
 from s4d.synth.render import Face, render
-from s4d.synth.scene import sample_pose, sample_scene
+from s4d.synth.scene import Scene, sample_pose, sample_scene
 from s4d.synth.streams import normal, stream, uniform
 
 NUM_FOLDS = 5
@@ -50,6 +50,11 @@ class Plan:
         return seen[index % len(seen)]
 
 
+def identity_table(people: dict[str, int]) -> str:
+    """Text of an `identities.csv`: the person of each sample, named as in the pre-training tree."""
+    return "sample,identity\n" + "".join(f"{sample},id{person + 1:05d}\n" for sample, person in people.items())
+
+
 def fold_of(person: int) -> int:
     """Fold (1 to 5) that tests on a person. The image test set and fold 1 share their people."""
     return person % NUM_FOLDS + 1
@@ -65,21 +70,37 @@ def render_image(plan: Plan, index: int) -> tuple[np.ndarray, int]:
     return picture, scene.quality
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Take:
+    """A clip before it is drawn: who, where, and the face in every frame."""
+
+    identity: Identity
+    scene: Scene
+    faces: tuple[Face, ...]
+
+    def draw(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Render the frames, (size, size, 3) uint8 each; `rng` feeds the sensor noise only."""
+        size = self.scene.background.shape[-1]
+        return [render(self.identity, self.scene, face, size=size, rng=rng) for face in self.faces]
+
+
+def stage_clip(plan: Plan, index: int, rng: np.random.Generator) -> Take:
+    """Labelled clip `index` up to the drawing."""
+    faces = perform(plan.label(index), CLIP_FRAMES, rng)
+    identity = sample_identity(plan.seed, plan.person(index))
+    return Take(identity=identity, scene=sample_scene(rng, plan.size), faces=faces)
+
+
 def render_clip(plan: Plan, index: int) -> tuple[list[np.ndarray], int]:
     """Labelled clip `index`: its frames, (size, size, 3) uint8 each, and their JPEG quality."""
     rng = stream(plan.seed, "clip", index)
-    return _play(plan, plan.label(index), plan.person(index), CLIP_FRAMES, rng)
+    take = stage_clip(plan, index, rng)
+    return take.draw(rng), take.scene.quality
 
 
 def render_pretrain(plan: Plan, index: int) -> list[np.ndarray]:
     """Unlabelled clip `index` of a training person in any mood."""
     rng = stream(plan.seed, "pretrain", index)
-    label = CLASSES[int(rng.integers(len(CLASSES)))]
-    return _play(plan, label, plan.training_person(index), PRETRAIN_FRAMES, rng)[0]
-
-
-def _play(plan: Plan, label: str, person: int, frames: int, rng: np.random.Generator) -> tuple[list[np.ndarray], int]:
-    faces = perform(label, frames, rng)
-    scene = sample_scene(rng, plan.size)
-    identity = sample_identity(plan.seed, person)
-    return [render(identity, scene, face, size=plan.size, rng=rng) for face in faces], scene.quality
+    faces = perform(CLASSES[int(rng.integers(len(CLASSES)))], PRETRAIN_FRAMES, rng)
+    identity = sample_identity(plan.seed, plan.training_person(index))
+    return Take(identity=identity, scene=sample_scene(rng, plan.size), faces=faces).draw(rng)
