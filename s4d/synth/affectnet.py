@@ -30,7 +30,7 @@ def write_image(root: Path, plan: Plan, index: int) -> int:
 
 
 def write_lists(root: Path, plan: Plan) -> None:
-    """Write `train_affectnet7.txt` and `test_affectnet7.txt` (path, space, class number; no header), `identities.csv`."""
+    """Write `train_affectnet7.txt` and `test_affectnet7.txt` (path, space, class number) and `identities.csv`."""
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for index in range(plan.images):
         split = "test" if fold_of(plan.person(index)) == 1 else "train"

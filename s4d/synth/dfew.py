@@ -29,7 +29,7 @@ def write_clip(root: Path, plan: Plan, index: int) -> int:
 
 
 def write_folds(root: Path, plan: Plan) -> None:
-    """Write train_set_K.csv and test_set_K.csv, K = 1..5 (fold K tests on a fifth of the people), and `identities.csv`."""
+    """Write train_set_K.csv, test_set_K.csv (fold K of 5 tests on a fifth of the people) and `identities.csv`."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     people = {clip_name(index): plan.person(index) for index in range(plan.clips)}
     (root / FOLDER / "identities.csv").write_text(identity_table(people), encoding="utf-8")
