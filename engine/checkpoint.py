@@ -96,8 +96,9 @@ class Checkpoints:
     def load(self, source: Path) -> tuple[int, dict[str, int]]:
         """Put a checkpoint folder, or the newest intact one of a run folder, in place; returns its step and counters.
 
-        A damaged checkpoint is reported and the one before it taken. StateRefusedError if none is left or if it belongs
-        to a run with another seed, batch or length; CheckpointError if its tensors do not fit the model.
+        A damaged checkpoint of a run is reported and the one before it taken. StateRefusedError if none is left or if
+        it belongs to a run with another seed, batch or length; CheckpointError if `source` itself is damaged or if its
+        tensors do not fit the model.
         """
         chosen = -1
         with self._runtime.together("the search for a checkpoint"):
@@ -112,11 +113,15 @@ class Checkpoints:
 
     def _choose(self, source: Path) -> int:
         problems = []
-        for index, folder in enumerate(candidates(source)):
+        folders = candidates(source)
+        for index, folder in enumerate(folders):
             problem = _problem(folder)
             if problem is None:
                 return index
-            print(f"warning: {problem}; trying the checkpoint before it", flush=True)
+            if folders == [source]:
+                raise problem
+            if index + 1 < len(folders):
+                print(f"warning: {problem}; trying the checkpoint before it", flush=True)
             problems.append(problem)
         tried = "; ".join(map(str, problems)) or "no checkpoint there"
         raise StateRefusedError(f"{source}: nothing that can be loaded ({tried}); --fresh starts over")

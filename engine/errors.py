@@ -34,6 +34,12 @@ class CheckpointError(EngineError):
     exit_code = 1
 
 
+class RunFolderError(EngineError):
+    """A run folder that cannot be written."""
+
+    exit_code = 1
+
+
 class StateRefusedError(EngineError):
     """The run folder holds progress that cannot or must not be continued as asked."""
 

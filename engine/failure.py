@@ -36,11 +36,14 @@ def report(error: BaseException) -> int:
     if _is_lost_peer(error):
         print(f"error: {named}lost contact with another rank", file=sys.stderr, flush=True)
         return PEER_LOST
-    if not isinstance(getattr(error, "exit_code", None), int):
+    # A full disk or a missing permission is no defect of the program.
+    refused = isinstance(error, OSError) and error.strerror is not None
+    if not refused and not isinstance(getattr(error, "exit_code", None), int):
         traceback.print_exception(error)
     else:
         _let_the_first_rank_speak()
-        print(f"error: {named}{error}", file=sys.stderr, flush=True)
+        text = _os_text(error) if isinstance(error, OSError) else str(error)
+        print(f"error: {named}{' '.join(text.split())}", file=sys.stderr, flush=True)
     return exit_code_of(error)
 
 
@@ -58,6 +61,10 @@ def leave(status: int) -> NoReturn:
 def _is_lost_peer(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, RuntimeError) and ("Connection closed by peer" in text or "Connection reset" in text)
+
+
+def _os_text(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def _let_the_first_rank_speak() -> None:

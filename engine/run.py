@@ -39,8 +39,12 @@ def execute(
     folder: RunFolder,
     source: Path | None,
     choices: Choices,
+    save_config: Callable[[Path], None],
 ) -> bool:
-    """Train `task` on `batches` from `source` (None: from step 0); True when done, False when stopped on request."""
+    """Train `task` on `batches` from `source` (None: from step 0); True when done, False when stopped on request.
+
+    The run folder is not written to before the state to continue from has been loaded.
+    """
     if source is not None:
         choices.replay(folder.read_json(BACKENDS) or {})
     engine, state = build_engine(task, config, runtime)
@@ -56,7 +60,10 @@ def execute(
         start, counters = 0, {}
         say(runtime, f"starting at step 0 of {batches.total_steps}")
     samples = sum(per_step.values())
-    telemetry = _open_telemetry(folder, config, runtime, batches, start=start, counters=counters)
+    with runtime.together("writing to the run folder"):
+        if runtime.rank == 0:
+            save_config(folder.path / "config.yaml")
+        telemetry = _open_telemetry(folder, config, runtime, batches, start=start, counters=counters)
 
     def note_choices() -> None:
         if runtime.rank == 0:
@@ -88,16 +95,15 @@ def _open_telemetry(
     folder: RunFolder, config: RunConfig, runtime: Runtime, batches: Batches, *, start: int, counters: dict[str, int]
 ) -> Telemetry:
     """Write what describes this process and continue metrics.jsonl at step `start`."""
-    with runtime.together("writing to the run folder"):
-        if runtime.rank == 0:
-            cut_metrics(folder.path / METRICS, start)
-            folder.write_json("env.json", describe_environment(runtime))
-            folder.write_json("ds_config.json", build_ds_config(config, runtime.world_size))
-        return Telemetry(
-            folder.path / METRICS,
-            runtime=runtime,
-            samples_per_step=sum(batches.samples_per_step.values()),
-            total_steps=batches.total_steps,
-            log_every=config.engine.log_every,
-            counters=counters,
-        )
+    if runtime.rank == 0:
+        cut_metrics(folder.path / METRICS, start)
+        folder.write_json("env.json", describe_environment(runtime))
+        folder.write_json("ds_config.json", build_ds_config(config, runtime.world_size))
+    return Telemetry(
+        folder.path / METRICS,
+        runtime=runtime,
+        samples_per_step=sum(batches.samples_per_step.values()),
+        total_steps=batches.total_steps,
+        log_every=config.engine.log_every,
+        counters=counters,
+    )

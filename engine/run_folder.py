@@ -6,12 +6,13 @@ import fcntl
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from engine.checkpoint import published
-from engine.checkpoint_files import replace_text
-from engine.errors import StateRefusedError
+from engine.checkpoint import candidates, published
+from engine.checkpoint_files import MANIFEST, replace_text
+from engine.errors import CheckpointError, RunFolderError, StateRefusedError
 
 METRICS = "metrics.jsonl"
 OUTCOMES = ("evaluation*.json", "predictions*.csv", "routing*.json", "reconstructions*.npz")
@@ -23,11 +24,16 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._created: list[Path] = []
 
     def claim(self) -> None:
         """Take the folder for this process; StateRefusedError names the process that has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"run_dir: {self.path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -38,6 +44,16 @@ class RunFolder:
         lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         lock.flush()
         self._lock = lock
+        self._created = created
+
+    def withdraw(self) -> None:
+        """Remove a folder that `claim` made and in which no step was logged or saved, as if nobody had come."""
+        if self._created and not last_step(self.path / METRICS) and not (self.path / "checkpoints").exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            for folder in self._created[1:]:
+                with suppress(OSError):
+                    folder.rmdir()
+        self.release()
 
     def release(self) -> None:
         """Let other runs have the folder."""
@@ -49,11 +65,13 @@ class RunFolder:
         """Where to continue from under `--resume auto|never|PATH`; None: start at step 0.
 
         StateRefusedError if the folder holds progress that would be lost: `never` with any progress, `auto` with
-        progress that must have left a checkpoint but has none.
+        progress that must have left a checkpoint but has none. CheckpointError if PATH is none.
         """
         reached = last_step(self.path / METRICS)
         saved = published(self.path / "checkpoints")
         if resume not in ("auto", "never"):
+            if not any((folder / MANIFEST).is_file() for folder in candidates(Path(resume))):
+                raise CheckpointError(f"--resume {resume}: no run or checkpoint folder there")
             return Path(resume)
         if resume == "never":
             if saved or reached:
@@ -83,14 +101,17 @@ class RunFolder:
         """Replace one JSON file in one step."""
         replace_text(self.path / name, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
-    def read_json(self, name: str) -> Any | None:
-        """Content of a JSON file, None if there is none; StateRefusedError if it is damaged."""
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Object in a JSON file, None if there is none; StateRefusedError if it is damaged."""
         try:
-            return json.loads((self.path / name).read_bytes())
+            content = json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise StateRefusedError(f"{self.path / name}: not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise StateRefusedError(f"{self.path / name}: expected a JSON object, got {type(content).__name__}")
+        return content
 
 
 def last_step(metrics: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
@@ -18,7 +19,7 @@ from engine.runtime import start_runtime
 from engine.shared_memory import sweep_semaphores
 from engine.stop import StopRequest
 from kernels import backends
-from s4d.config import load, save
+from s4d.config import blamed_on, load, save
 from s4d.data.loader import build_batches
 from s4d.tasks import build_task
 
@@ -31,7 +32,7 @@ def train(arguments: list[str]) -> int:
     stop.install()
     runtime = start_runtime()
     folder = RunFolder(Path(config.run_dir))
-    with runtime.together("start-up"):
+    with runtime.together("start-up"), blamed_on(options.config, options.overrides):
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
         batches = build_batches(config, rank=runtime.rank, world_size=runtime.world_size)
         source = None if options.fresh else folder.source(options.resume, config.engine.save_every)
@@ -42,10 +43,21 @@ def train(arguments: list[str]) -> int:
             sweep_semaphores()
             if options.fresh:
                 folder.clear()
-            save(config, folder.path / "config.yaml")
     try:
-        choices = Choices(read=backends.chosen, replay=backends.pin)
-        done = execute(task, batches, config, runtime=runtime, stop=stop, folder=folder, source=source, choices=choices)
+        done = execute(
+            task,
+            batches,
+            config,
+            runtime=runtime,
+            stop=stop,
+            folder=folder,
+            source=source,
+            choices=Choices(read=backends.chosen, replay=backends.pin),
+            save_config=partial(save, config),
+        )
+    except BaseException:
+        folder.withdraw()
+        raise
     finally:
         batches.close()
     runtime.close()

@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 Facts = Mapping[str, Any]
 
 
+class BackendRefusedError(ValueError):
+    """A backend named by the caller that does not exist or cannot serve the call; entry points print it as one line."""
+
+    exit_code = 2
+
+
 def accept(facts: Facts) -> str | None:
     """Refuse nothing."""
     return None
@@ -69,8 +75,8 @@ def environment_variable(op: str) -> str:
 def resolve(op: str, table: Mapping[str, Backend], requested: str | None, **facts: object) -> Backend:
     """Pick the row of ``table`` that serves a call described by ``facts`` (hashable values).
 
-    A name given by argument or environment never falls back: an unknown or refusing one raises ValueError, and so does
-    a pinned one. The order of ``table`` may depend on the facts.
+    A name given by argument or environment never falls back: an unknown or refusing one raises BackendRefusedError, and
+    so does a pinned one. The order of ``table`` may depend on the facts.
     """
     wanted = requested or os.environ.get(environment_variable(op)) or None
     key = (op, wanted, tuple(facts.items()))
@@ -83,10 +89,12 @@ def resolve(op: str, table: Mapping[str, Backend], requested: str | None, **fact
 
 def _explicit(op: str, table: Mapping[str, Backend], name: str, facts: dict[str, object]) -> Backend:
     if name not in table:
-        raise ValueError(f"{op}: unknown backend {name!r}; expected one of {', '.join(table)}")
+        raise BackendRefusedError(f"{op}: unknown backend {name!r}; expected one of {', '.join(table)}")
     reason = table[name].refuse(facts)
     if reason is not None:
-        raise ValueError(f"{op}: backend {name!r} cannot serve this call: {reason}; backends are {', '.join(table)}")
+        raise BackendRefusedError(
+            f"{op}: backend {name!r} cannot serve this call: {reason}; backends are {', '.join(table)}"
+        )
     return table[name]
 
 

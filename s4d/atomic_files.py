@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,5 +21,7 @@ def write_atomically(path: Path | str, data: str | bytes) -> None:
             os.fsync(stream.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot write: {error.strerror or error}") from error
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        at = f": {error.filename}" if error.filename not in (None, str(path), str(aside)) else ""
+        raise DataError(f"{path}: cannot write: {error.strerror or error}{at}") from error

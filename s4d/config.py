@@ -7,8 +7,10 @@ One YAML file is one complete run. Unknown keys are errors with a suggestion; de
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +22,11 @@ from s4d.config_yaml import dump_yaml, read_yaml
 from s4d.errors import UsageError
 
 Modality = Literal["image", "video"]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Ratio = Annotated[float, Field(gt=0)]
+Part = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
@@ -62,18 +69,18 @@ class ModelConfig(Section):
     """Architecture. `size` names a row of `s4d.models.sizes.SIZES`; the optional fields replace single values of it."""
 
     size: str = "base"
-    embed_dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
-    decoder_embed_dim: int | None = None
-    decoder_depth: int | None = None
-    decoder_num_heads: int | None = None
+    embed_dim: int | None = Field(default=None, ge=1)
+    depth: int | None = Field(default=None, ge=1)
+    num_heads: int | None = Field(default=None, ge=1)
+    decoder_embed_dim: int | None = Field(default=None, ge=1)
+    decoder_depth: int | None = Field(default=None, ge=1)
+    decoder_num_heads: int | None = Field(default=None, ge=1)
     image_size: int = Field(default=160, ge=16, description="pixels; height and width of every frame")
     num_frames: int = Field(default=16, ge=1, description="frames of a clip")
-    patch_size: int = 16
-    tubelet_size: int = 2
+    patch_size: int = Field(default=16, ge=1)
+    tubelet_size: int = Field(default=2, ge=1)
     position_frames: int | None = Field(
-        default=None, description="frames spanned by the position table; null: num_frames"
+        default=None, ge=1, description="frames spanned by the position table; null: num_frames"
     )
     drop_path: float = Field(
         default=0.0, ge=0, lt=1, description="largest drop-path rate, linear over depth, one draw per sequence"
@@ -106,22 +113,29 @@ class AugmentConfig(Section):
         default="short_side", description="square ignores the aspect, as released"
     )
     resize_to: int | None = Field(
-        default=None, description="pixels before the crop; null: crop straight from the decoded frame"
+        default=None, ge=1, description="pixels before the crop; null: crop straight from the decoded frame"
     )
     crop: Literal["random_resized", "random", "center"] = "random_resized"
-    crop_area: tuple[float, float] = (0.5, 1.0)
-    crop_aspect: tuple[float, float] = (0.75, 4 / 3)
+    crop_area: tuple[Part, Part] = (0.5, 1.0)
+    crop_aspect: tuple[Ratio, Ratio] = (0.75, 4 / 3)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
     flip: float = Field(default=0.5, ge=0, le=1)
     color_jitter: float = Field(
         default=0.0, ge=0, description="largest relative change of brightness, contrast and saturation"
     )
     randaug_ops: int = Field(default=0, ge=0)
-    randaug_magnitude: float = 7.0
-    randaug_std: float = 0.5
+    randaug_magnitude: float = Field(default=7.0, ge=0)
+    randaug_std: float = Field(default=0.5, ge=0)
     randaug_probability: float = Field(default=0.5, ge=0, le=1)
     erase: float = Field(default=0.0, ge=0, le=1, description="probability of random erasing")
     erase_fill: Literal["noise", "black"] = "noise"
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> AugmentConfig:
+        for name, (low, high) in (("crop_area", self.crop_area), ("crop_aspect", self.crop_aspect)):
+            if low > high:
+                raise ValueError(f"{name}: expected the smaller value first, got [{low:g}, {high:g}]")
+        return self
 
 
 class MixConfig(Section):
@@ -166,7 +180,7 @@ class DataConfig(Section):
     image: AugmentConfig = AugmentConfig()
     video: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
-    mask_ratio: dict[Modality, float] = {"image": 0.9, "video": 0.95}
+    mask_ratio: dict[Modality, Share] = {"image": 0.9, "video": 0.95}
     frame_sampling: Literal["window", "release"] = Field(
         default="window", description="release: the released rule for short clips"
     )
@@ -195,7 +209,7 @@ class BatchConfig(Section):
     batching: Literal["packed", "alternate"] = Field(
         default="packed", description="alternate: one modality per step, as released"
     )
-    loss_weights: dict[Modality, float] | None = Field(default=None, description="null: the released step shares")
+    loss_weights: dict[Modality, Weight] | None = Field(default=None, description="null: the released step shares")
 
 
 class OptimConfig(Section):
@@ -203,14 +217,14 @@ class OptimConfig(Section):
 
     lr: float = Field(gt=0, description="peak learning rate at reference_batch samples a step")
     reference_batch: int | None = Field(
-        default=None, description="lr scales with batch / reference_batch; null: lr is final"
+        default=None, ge=1, description="lr scales with batch / reference_batch; null: lr is final"
     )
     min_lr: float = Field(default=0.0, ge=0)
     warmup_lr: float = Field(default=0.0, ge=0)
     warmup_share: float = Field(default=0.05, ge=0, le=1, description="share of all steps spent warming up")
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     decay_rule: Literal["matrices", "release"] = Field(
         default="matrices",
         description="matrices: only tensors of two or more dimensions decay; release: also q/v bias and mask token",
@@ -258,7 +272,7 @@ class Config(Section):
     """One complete run."""
 
     name: str
-    run_dir: str
+    run_dir: str = Field(min_length=1)
     seed: int = 0
     task: Literal["pretrain", "finetune"]
     mode: Literal["single", "multitask", "moae"] = Field(
@@ -334,6 +348,17 @@ def load(path: Path | str, overrides: list[str] | None = None) -> Config:
         return Config.model_validate_json(json.dumps(with_recipe(values)), strict=True)
     except ValidationError as error:
         raise UsageError(describe(error, Config, str(path), (ORIGIN, keys))) from error
+
+
+@contextmanager
+def blamed_on(path: Path | str, overrides: list[str]) -> Iterator[None]:
+    """Put the origin of the configuration in front of a UsageError that names only a field of it."""
+    try:
+        yield
+    except UsageError as error:
+        keys = [text.partition("=")[0].strip() for text in overrides]
+        origin = ORIGIN if any(str(error).startswith(key) for key in keys) else path
+        raise UsageError(f"{origin}: {error}") from error
 
 
 def save(config: Config, path: Path | str) -> None:

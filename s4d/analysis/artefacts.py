@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -78,13 +79,15 @@ def read_reconstructions(path: Path) -> list[Reconstructions]:
                 for modality in MODALITIES
                 if f"{modality}_{ROWS[0]}" in arrays
             ]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: {_reason(error)}") from error
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        problem = _reason(error) if isinstance(error, KeyError) else "not a readable npz file"
+        raise DataError(f"{path}: {problem}") from error
 
 
 def _sources(path: Path, build: Callable[[str, Mapping[str, object]], Record]) -> list[Record]:
     """One record for each entry of `sources`; DataError names the entry that is not as it should be."""
-    sources = read_json(path).get("sources", {})
+    document = read_json(path)
+    sources = document.get("sources") if document else {}
     if not isinstance(sources, dict):
         raise DataError(f"{path}: sources: expected an object, got {type(sources).__name__}")
     records = []

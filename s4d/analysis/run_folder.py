@@ -75,7 +75,7 @@ def _read_metrics(path: Path) -> list[dict[str, float]]:
     """Records with a step number; a last line that a crash cut short is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:

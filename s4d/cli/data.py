@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -31,17 +32,27 @@ def synth(
     )
 
 
+class OnError(StrEnum):
+    """What to do about damaged media."""
+
+    error = "error"
+    skip = "skip"
+
+
 def prepare(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset's layout.", show_default=False)],
     root: Annotated[Path, typer.Argument(help="Folder that holds the dataset.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Manifest to write (.parquet or .csv).", show_default=False)],
     fold: Annotated[int | None, typer.Option(min=1, help="Only this fold; all folds when left out.")] = None,
+    on_error: Annotated[OnError, typer.Option(help="Empty or cut media: stop, or leave them out.")] = OnError.error,
     as_json: AsJson = False,
 ) -> None:
     """Write the manifest of a dataset: one row per sample, class names instead of numbers."""
     from s4d.data.manifest_io import prepare_manifest
 
-    manifest = prepare_manifest(dataset, root, out, fold=fold)
+    manifest = prepare_manifest(dataset, root, out, fold=fold, skip_damaged=on_error is OnError.skip)
+    for problem in manifest.left_out:
+        typer.echo(f"left out: {problem}", err=True)
     splits = Counter(row.split for row in manifest.rows)
     if as_json:
         print_json(
@@ -52,8 +63,12 @@ def prepare(
                 "splits": splits,
                 "classes": manifest.classes,
                 "fingerprint": manifest.fingerprint,
+                "left_out": manifest.left_out,
             }
         )
         return
     counted = ", ".join(f"{count} {split}" for split, count in splits.items())
-    print_lines([f"wrote {relative(out)}: {len(manifest.rows)} samples ({counted}), {len(manifest.classes)} classes"])
+    damaged = f", {len(manifest.left_out)} media left out" if manifest.left_out else ""
+    print_lines(
+        [f"wrote {relative(out)}: {len(manifest.rows)} samples ({counted}), {len(manifest.classes)} classes{damaged}"]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Generator, Iterator
 
@@ -78,6 +79,8 @@ class TrainBatches:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+            # The loader's queues refer to one another, and their semaphores stay until they are gone.
+            gc.collect()
 
     def _steps(self, start: int) -> Generator[list[PackedBatch], None, None]:
         accumulation = self.plan.accumulation

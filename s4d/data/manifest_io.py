@@ -21,6 +21,7 @@ from typing import Any
 
 from s4d.atomic_files import write_atomically
 from s4d.data.manifest import ManifestRow
+from s4d.data.media_check import find_damaged
 from s4d.errors import DataError, UsageError
 
 COLUMNS = tuple(field.name for field in fields(ManifestRow))
@@ -29,13 +30,17 @@ REQUIRED = ("path", "label", "split", "kind")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """A prepared dataset: rows, the folder their paths start from, class names in head order, content fingerprint."""
+    """A prepared dataset: rows, the folder their paths start from, class names in head order, content fingerprint.
+
+    `left_out` has a line for each medium that `prepare_manifest` found damaged; it is not part of the file.
+    """
 
     rows: tuple[ManifestRow, ...]
     root: Path
     dataset: str
     classes: tuple[str, ...]
     fingerprint: str
+    left_out: tuple[str, ...] = ()
 
 
 def fingerprint(rows: Iterable[ManifestRow], classes: Sequence[str]) -> str:
@@ -100,8 +105,13 @@ def _read(path: Path, modified: int, size: int) -> Manifest:
     )
 
 
-def prepare_manifest(dataset: str, root: Path | str, out: Path | str, fold: int | None = None) -> Manifest:
-    """Read a dataset's own files under `root` and write one manifest to `out`; an unknown name is a UsageError."""
+def prepare_manifest(
+    dataset: str, root: Path | str, out: Path | str, fold: int | None = None, *, skip_damaged: bool = False
+) -> Manifest:
+    """Read a dataset's own files under `root` and write one manifest to `out`; an unknown name is a UsageError.
+
+    Empty or cut media are a DataError, or with `skip_damaged` left out and listed in the result.
+    """
     from s4d.datasets import CLASS_NAMES, DATASETS
 
     if dataset not in DATASETS:
@@ -114,12 +124,22 @@ def prepare_manifest(dataset: str, root: Path | str, out: Path | str, fold: int 
         raise DataError(f"{root}: no such folder")
     module, _, function = DATASETS[dataset].rpartition(".")
     rows = tuple(getattr(importlib.import_module(module), function)(root, fold=fold))
+    base = root if root.is_dir() else root.parent
+    damaged = find_damaged(rows, base)
+    if damaged and not skip_damaged:
+        first = next(iter(damaged.values()))
+        raise DataError(f"{first} ({len(damaged)} damaged in all; --on-error skip leaves such media out)")
+    rows = tuple(row for row in rows if row.path not in damaged)
     if not rows:
         raise DataError(f"{root}: no samples found for dataset {dataset}")
     classes = CLASS_NAMES[dataset] or tuple(sorted({row.label for row in rows if row.label is not None}))
-    base = root if root.is_dir() else root.parent
     manifest = Manifest(
-        rows=rows, root=base.resolve(), dataset=dataset, classes=classes, fingerprint=fingerprint(rows, classes)
+        rows=rows,
+        root=base.resolve(),
+        dataset=dataset,
+        classes=classes,
+        fingerprint=fingerprint(rows, classes),
+        left_out=tuple(damaged.values()),
     )
     _unique(root, rows)
     write_manifest(manifest, out)

@@ -48,7 +48,10 @@ def load_source(config: Config, name: str, split: str) -> Source:
         raise UsageError(f"source {name!r} is not in data.sources (known: {known})")
     source, field = config.data.sources[index], f"data.sources.{index}"
     manifest = read_manifest(source.manifest)
+    if not manifest.root.is_dir():
+        raise DataError(f"{source.manifest}: root: no such folder {manifest.root}")
     rows = _select(manifest, source, field, split, config.data.val_share)
+    _check_kinds(rows, source, field)
     classes = _class_names(manifest, source, config.task == "finetune")
     numbers = {label: number for number, label in enumerate(classes)}
     labels = []
@@ -115,8 +118,19 @@ def _select(
         chosen = [row for row in rows if row.split == name]
     if not chosen:
         known = ", ".join(sorted({row.split for row in rows}))
-        raise DataError(f"{source.manifest}: no rows of split {name!r} for {field} (splits: {known})")
+        wanted = f"{field}.{split}_split" if split != "val" else f"{field} (val)"
+        raise DataError(f"{source.manifest}: no rows of split {name!r} for {wanted} (splits: {known})")
     return tuple(chosen)
+
+
+def _check_kinds(rows: Sequence[ManifestRow], source: SourceConfig, field: str) -> None:
+    still = source.modality == "image"
+    for row in rows:
+        if (row.kind == "image") != still:
+            raise DataError(
+                f"{source.manifest}: sample {row.sample_id!r} is of kind {row.kind}, "
+                f"but {field}.modality is {source.modality}"
+            )
 
 
 def held_out(rows: Sequence[ManifestRow], share: float) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -18,6 +20,7 @@ from s4d.models.sizes import Architecture
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+MANIFEST_FILE = "manifest.json"
 
 
 def find_model(path: Path) -> Path:
@@ -33,7 +36,7 @@ def find_model(path: Path) -> Path:
         return path
     latest = path / "checkpoints" / "latest"
     if latest.is_file():
-        folder = path / "checkpoints" / latest.read_text(encoding="utf-8").strip()
+        folder = path / "checkpoints" / latest.read_text(encoding="utf-8", errors="replace").strip()
         if (folder / MODEL_FILE).is_file():
             return folder
         raise DataError(f"{latest}: names {folder.name}, which holds no {MODEL_FILE}")
@@ -66,8 +69,30 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors` on the CPU."""
-    return read_tensor_file(folder / MODEL_FILE)
+    """All tensors of `model.safetensors` on the CPU; DataError where a checkpoint's manifest knows other bytes."""
+    tensors = read_tensor_file(folder / MODEL_FILE)
+    for name, digest in _checksums(folder).items():
+        if name in tensors and _sha256(tensors[name]) != digest:
+            raise DataError(
+                f"{folder / MODEL_FILE}: tensor {name!r}: damaged, its checksum differs from {MANIFEST_FILE}"
+            )
+    return tensors
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each tensor of a checkpoint of a run; empty for a folder without a manifest."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_bytes())["files"][MODEL_FILE]["tensors"]
+        return {name: entry["sha256"] for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a readable checkpoint manifest: {error!r}") from error
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def read_tensor_file(path: Path) -> dict[str, Tensor]:

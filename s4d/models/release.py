@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,13 +82,15 @@ def read_release(path: Path) -> dict[str, Tensor]:
     """The model's tensors in a released file; refuses anything but plain data. DataError says why."""
     try:
         # The fine-tuned file carries its command line in an argparse.Namespace, which only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: refused: holds more than tensors and plain values: {_reason(error)}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: refused: not a checkpoint, or more than tensors and plain values in it") from error
+    except OSError as error:
+        raise DataError(f"{path}: not a readable checkpoint: {error.strerror or error}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"{path}: not a readable checkpoint: {_reason(error)}") from error
     model: Any = content
     for key in ("model", "module"):
@@ -201,4 +204,4 @@ def _check_classes(
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]

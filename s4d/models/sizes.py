@@ -121,8 +121,6 @@ def architecture(model: ModelConfig, *, experts: bool) -> Architecture:
     for name in dims:
         value = getattr(model, name)
         if value is not None:
-            if value < 1:
-                raise UsageError(f"model.{name}: must be at least 1, got {value}")
             dims[name] = value
     try:
         return Architecture(

@@ -48,6 +48,8 @@ def load_initial(
             reason = "" if known_classes[head] == tuple(classes[head]) else "another list of classes"
             other_classes.update({wanted} if reason else set())
         if reason or wanted not in targets:
+            if not reason and not _may_start_anew(wanted, model):
+                raise DataError(f"{file}: tensor {name!r} has no place in this model: a checkpoint of another size")
             unused[name] = reason or "not in this model"
         else:
             mapped[name] = wanted
@@ -57,7 +59,10 @@ def load_initial(
     missing = {name: "another list of classes" if name in other_classes else "starts anew" for name in absent}
     required = [name for name in absent if not _may_start_anew(name, model)]
     if required:
-        raise DataError(f"{file}: lacks tensor {required[0]!r} and {len(required) - 1} others: other weights")
+        raise DataError(
+            f"{file}: lacks tensor {required[0]!r} and {len(required) - 1} others that this model needs: "
+            "a checkpoint of another size or kind"
+        )
     with torch.no_grad():
         for name, wanted in mapped.items():
             targets[wanted].copy_(source[name])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from s4d.config import Config
+from s4d.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from s4d.tasks.finetune import FinetuneTask
@@ -25,5 +26,19 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     check_backends(config.engine.backends)
     module, name = TASKS[config.task].split(":")
     task: type[PretrainTask | FinetuneTask] = getattr(importlib.import_module(module), name)
+    if config.task == "finetune":
+        _check_held_out(config)
     weights = build_plan(config, world_size=world_size).loss_weights()
     return task(config, weights, head_classes(config), rank=rank, world_size=world_size, device=device)
+
+
+def _check_held_out(config: Config) -> None:
+    """Meet what evaluation will need before hours of training, not after them."""
+    from s4d.data.sources import load_sources
+
+    load_sources(config, "test")
+    if config.engine.eval_every is not None and config.evaluation.protocol != "release":
+        try:
+            load_sources(config, "val")
+        except DataError as error:
+            raise UsageError(f"engine.eval_every: nothing held out to score (see data.val_share): {error}") from error

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 import s4d
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
+from s4d.data.masking import masked_count
+from s4d.errors import UsageError
 from s4d.models.build import build_pretrain
-from s4d.models.sizes import architecture
+from s4d.models.sizes import Architecture, architecture
 from s4d.models.stream import group_tokens
 from s4d.models.weights import load_initial
 from s4d.tasks.base import StepOutput
@@ -38,7 +40,9 @@ class PretrainTask:
             raise ValueError(f"classes: pre-training has no heads, got {sorted(classes)}")
         self.config = config
         self.weights = dict(weights)
-        model = build_pretrain(architecture(config.model, experts=False), config.seed, config.engine.backends)
+        arch = architecture(config.model, experts=False)
+        _check_masks(config, arch)
+        model = build_pretrain(arch, config.seed, config.engine.backends)
         if config.model.init_from is not None:
             load_initial(model, Path(config.model.init_from))
         self.arch = model.arch
@@ -89,6 +93,14 @@ class PretrainTask:
     def num_layers(self) -> int:
         """Depth of the final norm."""
         return self.arch.depth + 1
+
+
+def _check_masks(config: Config, arch: Architecture) -> None:
+    for modality in {source.modality for source in config.data.sources}:
+        ratio, tokens = config.data.mask_ratio[modality], arch.tokens(modality)
+        masked = masked_count(tokens, ratio)
+        if not 0 < masked < tokens:
+            raise UsageError(f"data.mask_ratio.{modality}: {ratio:g} hides {masked} of {tokens} tokens")
 
 
 def _masked_per_sample(batch: PackedBatch) -> dict[str, int]:

@@ -50,7 +50,17 @@ def run(job: dict[str, Any], runtime: Runtime) -> None:
     stop = StopAfter(job.get("stop_after") if runtime.rank == 0 else None)
     choices = Choices(read=dict, replay=lambda stored: None)
     try:
-        done = execute(task, batches, config, runtime=runtime, stop=stop, folder=folder, source=source, choices=choices)
+        done = execute(
+            task,
+            batches,
+            config,
+            runtime=runtime,
+            stop=stop,
+            folder=folder,
+            source=source,
+            choices=choices,
+            save_config=lambda path: None,
+        )
         outcome = "done" if done else "stopped"
     except Exception as error:
         if "fails" not in job:

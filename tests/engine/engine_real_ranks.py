@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from engine.failure import leave
@@ -12,7 +13,7 @@ from engine.run_folder import RunFolder
 from engine.runtime import Runtime, start_runtime
 from engine.stop import StopRequest
 from kernels import backends
-from s4d.config import load
+from s4d.config import load, save
 from s4d.data.loader import build_batches
 from s4d.tasks import build_task
 
@@ -26,7 +27,15 @@ def run(job: list[str], runtime: Runtime) -> None:
     batches = build_batches(config, rank=runtime.rank, world_size=runtime.world_size)
     choices = Choices(read=backends.chosen, replay=backends.pin)
     assert execute(
-        task, batches, config, runtime=runtime, stop=StopRequest(), folder=folder, source=None, choices=choices
+        task,
+        batches,
+        config,
+        runtime=runtime,
+        stop=StopRequest(),
+        folder=folder,
+        source=None,
+        choices=choices,
+        save_config=partial(save, config),
     )
 
 

@@ -57,7 +57,7 @@ def dfew(tmp_path: Path) -> Path:
 def voxceleb2(tmp_path: Path) -> Path:
     root = tmp_path / "voxceleb2"
     for name in ("dev/mp4/id00012/abc/00001.mp4", "dev/mp4/id00012/abc/00002.mp4", "test/mp4/id00017/x/00001.mp4"):
-        put_text(root / name, "")
+        put_text(root / name, "stand-in")
     put_text(root / "dev/mp4/id00012/abc/notes.txt", "")
     return root
 
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
     for split in ("train", "test"):
         for label in ("glad", "sad"):
             put_image(root / split / label / "a.png")
-            put_text(root / split / label / "b.mp4", "")
+            put_text(root / split / label / "b.mp4", "stand-in")
             put_image(root / split / label / "c/10.jpg")
     return root
 

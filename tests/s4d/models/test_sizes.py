@@ -84,7 +84,6 @@ def test_overrides_and_tokens() -> None:
     [
         ({"size": "giant"}, "model.size"),
         ({"embed_dim": 100}, "num_heads"),
-        ({"depth": 0}, "model.depth"),
         ({"position_frames": 8}, "position_frames"),
         ({"moae": {"first_layer": 12}}, "moae.first_layer"),
         ({"moae": {"hidden_ratio": 1e-4}}, "moae.hidden_ratio"),
