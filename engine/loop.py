@@ -13,14 +13,13 @@ from torch import Tensor
 from engine.checkpoint import Checkpoints
 from engine.ds_engine import backward, step_and_norm
 from engine.ema import MovingAverage
-from engine.errors import PeerFailedError
 from engine.protocols import Batches, EngineSettings, StepResult, Task
-from engine.runtime import Runtime, exit_code_of
+from engine.runtime import Runtime
 from engine.schedule import Schedule
 from engine.stop import StopRequest
 from engine.telemetry import Telemetry
 
-STOP = 1 << 16
+STOP = 1 << 40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +68,10 @@ class Training:
             error = caught
         self.telemetry.waited(time.perf_counter() - begin)
         # A request to stop may also reach the data workers; what fails because of that is no failure.
-        code = self.runtime.agree(STOP if self.stop.requested else exit_code_of(error) if error else 0)
-        if code == STOP:
+        agreed = self.runtime.agree(STOP if self.stop.requested else self.runtime.verdict(error))
+        if agreed == STOP:
             return None
-        if error is not None:
-            raise error
-        if code:
-            raise PeerFailedError("another rank failed to read its data", code)
+        self.runtime.raise_first(error, agreed, "reading its data")
         return [batch.to(self.runtime.device) for batch in micro_batches]
 
     def optimizer_step(self, micro_batches: list[Any]) -> tuple[list[StepResult], float | Tensor]:

@@ -44,12 +44,18 @@ class Runtime:
             yield
         except BaseException as error:
             failure = error
-        mine = (self.world_size - self.rank) << 8 | exit_code_of(failure) if failure else 0
-        worst = self.agree(mine)
-        if failure is not None and worst == mine:
+        self.raise_first(failure, self.agree(self.verdict(failure)), phase)
+
+    def verdict(self, failure: BaseException | None) -> int:
+        """What to agree on about a failure: 0 for none, larger for a lower rank, the exit status in the low 8 bits."""
+        return (self.world_size - self.rank) << 8 | exit_code_of(failure) if failure else 0
+
+    def raise_first(self, failure: BaseException | None, agreed: int, phase: str) -> None:
+        """After agreement on verdicts: the first failing rank raises its error, so that one rank tells it."""
+        if failure is not None and agreed == self.verdict(failure):
             raise failure
-        if worst:
-            raise PeerFailedError(f"rank {self.world_size - (worst >> 8)} failed during {phase}", worst & 255)
+        if agreed:
+            raise PeerFailedError(f"rank {self.world_size - (agreed >> 8)} failed during {phase}", agreed & 255)
 
     def close(self) -> None:
         """Leave the process group after the other ranks have come this far too."""

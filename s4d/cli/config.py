@@ -24,13 +24,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print the resolved configuration (defaults, recipe, file and overrides together) and its batch arithmetic."""
-    from s4d.config import load
+    from s4d.config import blamed_on, load
     from s4d.config_recipes import deviations
     from s4d.config_yaml import dump_yaml
 
     config = load(path, overrides)
     values = config.model_dump(mode="json")
-    differing, batches = deviations(values), _batch_arithmetic(config, ranks)
+    with blamed_on(path, overrides or []):
+        differing, batches = deviations(values), _batch_arithmetic(config, ranks)
     if as_json:
         print_json({"config": values, "deviations": differing, "batches": batches})
         return

@@ -26,10 +26,10 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     check_backends(config.engine.backends)
     module, name = TASKS[config.task].split(":")
     task: type[PretrainTask | FinetuneTask] = getattr(importlib.import_module(module), name)
+    weights, classes = build_plan(config, world_size=world_size).loss_weights(), head_classes(config)
     if config.task == "finetune":
         _check_held_out(config)
-    weights = build_plan(config, world_size=world_size).loss_weights()
-    return task(config, weights, head_classes(config), rank=rank, world_size=world_size, device=device)
+    return task(config, weights, classes, rank=rank, world_size=world_size, device=device)
 
 
 def _check_held_out(config: Config) -> None:
