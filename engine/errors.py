@@ -49,6 +49,7 @@ class StateRefusedError(EngineError):
 class PeerFailedError(EngineError):
     """Another rank failed; that rank tells the reason, this one leaves with its exit code."""
 
+    told_elsewhere = True
     exit_code = 4
 
     def __init__(self, message: str, exit_code: int) -> None:

@@ -10,7 +10,6 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from engine.errors import PeerFailedError
 from engine.runtime import exit_code_of
 
 INTERRUPTED = 130
@@ -29,8 +28,8 @@ def report(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, PeerFailedError):
-        return error.exit_code
+    if getattr(error, "told_elsewhere", False):
+        return exit_code_of(error)
     rank, world_size = int(os.environ.get("RANK", "0")), os.environ.get("WORLD_SIZE", "1")
     named = f"rank {rank} of {world_size}: " if rank else ""
     if _is_lost_peer(error):

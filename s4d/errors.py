@@ -23,3 +23,9 @@ class DataError(UserError):
     """A file that is missing, unreadable or not what it should be: media, labels, manifests, checkpoints."""
 
     exit_code = 1
+
+
+class PeerDataError(DataError):
+    """Another rank met a DataError and tells it; this one leaves without a word."""
+
+    told_elsewhere = True

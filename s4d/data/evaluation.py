@@ -98,8 +98,6 @@ class _Forwards:
                 rows.extend(self._padding() if sample < 0 else self._read(sample))
                 weights.extend([float(sample >= 0)] * len(self.views))
             except DataError as error:
-                if self.config.data.on_error == "error":
-                    raise
                 skipped.append(Skipped(source=self.source.config.name, problem=str(error)))
                 rows.extend(self._padding())
                 weights.extend([0.0] * len(self.views))
@@ -157,7 +155,11 @@ class _Forwards:
 
 
 class EvalBatches:
-    """Evaluation batches of one rank; iterate as often as wanted."""
+    """Evaluation batches of one rank; iterate as often as wanted.
+
+    With `data.on_error: error` the line of the first unreadable sample is left in `refused` instead of being raised,
+    since the other ranks count on this one's forwards; the caller refuses the result on all ranks together.
+    """
 
     def __init__(self, config: Config, source: Source, rank: int, world_size: int, *, repeated_frames: int = 0) -> None:
         self.source = source
@@ -167,6 +169,8 @@ class EvalBatches:
             samples=len(source.rows), rank=rank, world_size=world_size, per_forward=max(1, rows // len(self.views))
         )
         self.skipped = 0
+        self.refused: str | None = None
+        self._on_error = config.data.on_error
         self._forwards = _Forwards(config, source, self.views, self.plan)
         self._workers = config.data.workers
 
@@ -180,10 +184,13 @@ class EvalBatches:
         return self.source.classes
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        self.skipped = 0
+        self.skipped, self.refused = 0, None
         for batch, skipped in in_order(self._forwards, range(len(self)), self._workers):
             for item in skipped:
                 self.skipped += 1
+                if self._on_error == "error":
+                    self.refused = self.refused or item.problem
+                    continue
                 logger.warning("%s (source %s): left out of the evaluation", item.problem, item.source)
             yield batch
 

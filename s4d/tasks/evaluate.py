@@ -19,7 +19,7 @@ from s4d.errors import DataError
 from s4d.metrics import Scores, scores
 from s4d.models.classifier import ClassifierOutput
 from s4d.tasks.balance import choices_per_sequence
-from s4d.tasks.collective import sum_over_ranks
+from s4d.tasks.collective import refuse_together, sum_over_ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +138,7 @@ class Evaluator:
             if output.routing:
                 added = _class_counts(output, item, classes)
                 counts = added if counts is None else counts + added
+        refuse_together(batches.refused)
         table, seen = sum_over_ranks(table), sum_over_ranks(seen)
         total = None if counts is None else sum_over_ranks(counts).cpu().numpy()
         shaped = table.view(samples, views, classes).cpu().numpy()

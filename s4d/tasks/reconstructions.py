@@ -20,6 +20,7 @@ from s4d.config import Config
 from s4d.data.evaluation import EvalBatches, build_evaluation
 from s4d.errors import DataError
 from s4d.models.sizes import Architecture
+from s4d.tasks.collective import refuse_together
 
 SAMPLES = {"image": 8, "video": 3}
 GREY = 0.5
@@ -66,6 +67,7 @@ class Reconstructor:
 
     def _reconstruct(self, module: nn.Module, batches: EvalBatches, samples: int) -> Rows:
         item = next(iter(batches))
+        refuse_together(batches.refused)
         batch = item.batch.to(self.device)
         with torch.no_grad():
             prediction = module(batch, predict=True)["prediction"].float()
