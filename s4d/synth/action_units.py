@@ -32,7 +32,7 @@ COLUMN: dict[int, int] = {unit: column for column, unit in enumerate(UNITS)}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prototype:
-    """Units of a class: `required` always act, each of `optional` acts in about half of the samples."""
+    """Units of a class: `required` always act, each of `optional` acts in six of ten samples."""
 
     required: tuple[int, ...]
     optional: tuple[int, ...] = ()
@@ -78,6 +78,6 @@ def express(label: str, rng: np.random.Generator, *, intensity: float, asymmetry
         activations[:, column] = variation[column] * STRENGTH.get((label, unit), 1.0)
     for unit in prototype.optional:
         column = COLUMN[unit]
-        if chance[column] < 0.5:
-            activations[:, column] = variation[column] * (0.4 + chance[column])
+        if chance[column] < 0.6:
+            activations[:, column] = variation[column] * (0.6 + chance[column])
     return (intensity * activations * sides).astype(np.float32)

@@ -61,10 +61,10 @@ PROFILES: dict[str, Profile] = {
 class Difficulty:
     """How much a single frame of a clip misleads."""
 
-    intensity: Span = (0.60, 0.95)
-    rival_share: Span = (0.10, 0.40)
-    mimicry: Span = (0.0, 0.45)
-    neutral_mimicry: Span = (0.0, 0.60)
+    intensity: Span = (0.75, 1.10)
+    rival_share: Span = (0.05, 0.30)
+    mimicry: Span = (0.0, 0.35)
+    neutral_mimicry: Span = (0.0, 0.45)
 
 
 CLIP_DIFFICULTY = Difficulty()

@@ -41,4 +41,4 @@ def draw_hairline(canvas: Canvas) -> None:
     line += 0.015 * np.sin(identity.hair_waves * 3.0 * u)
     mask = soft(line - v, 0.05)
     canvas.paint(region, mask, identity.hair)
-    canvas.darken(region, 0.25 * mask * (0.5 + 0.5 * np.sin(31.0 * u + identity.hair_waves * v)))
+    canvas.darken(region, 0.14 * mask * (0.5 + 0.5 * np.sin(31.0 * u + identity.hair_waves * v)))

@@ -33,7 +33,7 @@ IRIS_TONES: tuple[Colour, ...] = ((0.20, 0.11, 0.06), (0.33, 0.22, 0.10), (0.25,
 
 # Resting offsets of action units (units of full activation): natural brow height, lip corner and lid set differ
 # from person to person and imitate weak expressions.
-REST_SPREAD: dict[int, float] = {1: 0.13, 2: 0.13, 4: 0.13, 5: 0.12, 7: 0.10, 12: 0.10, 15: 0.10, 17: 0.08, 23: 0.12}
+REST_SPREAD: dict[int, float] = {1: 0.10, 2: 0.10, 4: 0.09, 5: 0.10, 7: 0.08, 12: 0.07, 15: 0.07, 17: 0.05, 23: 0.10}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

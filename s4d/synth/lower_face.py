@@ -33,31 +33,31 @@ def draw_nose(canvas: Canvas, light: tuple[float, float, float], units: Units) -
     canvas.darken(region, 0.35 * bell(np.abs(u) - 1.12 * half, 0.03) * bell(v - tip + 0.02, 0.07))
     if wrinkle > 0.05:
         strength = min(wrinkle, 1.2)
-        for row, spread in ((0.02, 0.15), (0.075, 0.17), (0.13, 0.19)):
+        for row, spread in ((0.00, 0.17), (0.075, 0.19), (0.15, 0.21)):
             arc = v - identity.eye_height - row - 0.9 * u * u
-            canvas.darken(region, 0.45 * strength * bell(u, spread) * bell(arc, 0.024))
+            canvas.darken(region, 0.65 * strength * bell(u, spread) * bell(arc, 0.034))
         slope = np.abs(u) - 0.10 - 0.45 * np.clip(v - identity.eye_height - 0.05, 0.0, 1.0)
-        canvas.darken(region, 0.40 * strength * bell(slope, 0.032) * bell(v - identity.eye_height - 0.14, 0.15))
+        canvas.darken(region, 0.55 * strength * bell(slope, 0.045) * bell(v - identity.eye_height - 0.14, 0.15))
 
 
 def draw_cheek(canvas: Canvas, side: int, light: tuple[float, float, float], units: Units) -> None:
     """Cheek apple pushed up by units 6 and 12 and the fold from nose wing to mouth corner."""
     raised = min(max(0.6 * units[6] + 0.6 * units[12], 0.0), 1.3)
-    fold = min(0.18 + max(0.9 * units[12], 0.8 * units[10], 0.75 * units[9], 0.3 * units[20], 0.0), 1.2)
+    fold = min(0.12 + max(0.9 * units[12], 0.8 * units[10], 0.75 * units[9], 0.3 * units[20], 0.0), 1.2)
     left, right = sorted((side * 0.10, side * 0.82))
     region = canvas.region(left, right, 0.0, 0.66)
     u, v = side * canvas.u[region], canvas.v[region]
     if raised > 0.05:
         du, dv = (u - 0.47) * (1.0 / 0.27), (v - 0.20) * (1.0 / 0.17)
         apple = np.square(np.maximum(1.0 - du * du - dv * dv, 0.0))
-        canvas.relief[region] += raised * apple * (1.1 * side * light[0] * du + 1.1 * light[1] * dv + 0.10)
-        canvas.darken(region, 0.28 * raised * bell(dv - 1.0, 0.40) * bell(du, 1.0))
+        canvas.relief[region] += raised * apple * (1.1 * side * light[0] * du + 1.1 * light[1] * dv + 0.22)
+        canvas.darken(region, 0.40 * raised * bell(dv - 1.0, 0.40) * bell(du, 1.0))
     top = canvas.identity.nose_length - 0.06 * max(units[9], 0.0)
     along = np.clip((v - top + 0.04) * (1.0 / 0.34), 0.0, 1.0)
-    spread = 0.24 + 0.12 * max(units[12], 0.0) + 0.06 * max(units[20], 0.0)
+    spread = 0.26 + 0.30 * max(units[12], 0.0) + 0.12 * max(units[20], 0.0)
     curve = 0.19 + spread * np.power(along, 1.4)
-    window = bell(along - 0.45, 0.55)
-    canvas.darken(region, 0.46 * fold * window * bell(u - curve, 0.045))
+    window = bell(along - 0.40, 0.45)
+    canvas.darken(region, 0.60 * fold * window * bell(u - curve, 0.055))
 
 
 class Mouth:
@@ -79,7 +79,7 @@ class Mouth:
         bow = np.clip(1.0 - self.t * self.t, 0.0, 1.0)
         up = 0.006 + 0.022 * mean[25] + 0.035 * mean[26] + 0.085 * mean[10] + 0.03 * mean[9]
         down = 0.006 + 0.055 * mean[25] + 0.270 * mean[26] + 0.095 * mean[16] - 0.02 * mean[24]
-        down += 0.05 * max(mean[12], 0.0) * mean[25]
+        down += 0.08 * max(mean[12], 0.0) * mean[25]
         seal = max(1.0 - 0.8 * max(mean[24], 0.0), 0.0)
         rise = -0.055 * mean[17] - 0.02 * mean[10] - 0.03 * mean[15] + 0.03 * mean[12]
         middle = identity.mouth_height + corner * np.square(self.t) + rise * bow
@@ -120,8 +120,12 @@ def draw_mouth(canvas: Canvas, left: Units, right: Units) -> None:
     closure = bell(v - 0.5 * (mouth.upper_in + mouth.lower_in), 0.022) * soft(1.04 - np.abs(t), 0.06)
     gap = np.clip((mouth.lower_in - mouth.upper_in) * (1.0 / 0.05), 0.0, 1.0)
     canvas.darken(region, 0.75 * closure * (1.0 - gap))
-    canvas.darken(region, 0.55 * bell(np.abs(t) - 1.0, 0.10) * bell(v - mouth.upper_in, 0.035))
+    canvas.darken(region, 0.65 * bell(np.abs(t) - 1.0, 0.14) * bell(v - mouth.upper_in, 0.05))
     canvas.darken(region, 0.25 * bell(t, 0.7) * bell(v - mouth.lower_out - 0.035, 0.05))
+    tight = min(max(mean[23], 0.5 * mean[24], 0.0), 1.2)
+    if tight > 0.05:
+        bulge = np.maximum(bell(v - mouth.upper_out + 0.055, 0.04), bell(v - mouth.lower_out - 0.055, 0.04))
+        canvas.darken(region, 0.55 * tight * bell(t, 0.9) * bulge)
 
 
 def draw_chin(canvas: Canvas, units: Units) -> None:
@@ -132,10 +136,10 @@ def draw_chin(canvas: Canvas, units: Units) -> None:
     region = canvas.region(-0.52, 0.52, 0.50, 0.96)
     u, v = canvas.u[region], canvas.v[region]
     boss = np.square(u * (1.0 / 0.22)) + np.square((v - 0.80) * (1.0 / 0.11))
-    canvas.darken(region, 0.45 * raised * bell(boss - 1.0, 0.7) * soft(0.80 - v, 0.10))
+    canvas.darken(region, 0.60 * raised * bell(boss - 1.0, 0.8) * soft(0.80 - v, 0.10))
     corner = canvas.identity.mouth_width
     line = np.abs(u) - corner - 0.03 - 0.25 * (v - 0.68)
-    canvas.darken(region, 0.42 * lowered * bell(line, 0.035) * bell(v - 0.72, 0.12))
+    canvas.darken(region, 0.60 * lowered * bell(line, 0.05) * bell(v - 0.72, 0.12))
 
 
 def draw_beard(canvas: Canvas) -> None:

@@ -63,7 +63,7 @@ def fold_of(person: int) -> int:
 def render_image(plan: Plan, index: int) -> tuple[np.ndarray, int]:
     """Picture `index`: (size, size, 3) uint8 and its JPEG quality."""
     rng = stream(plan.seed, "image", index)
-    units = express(plan.label(index), rng, intensity=uniform(rng, 0.60, 1.10), asymmetry=0.12)
+    units = express(plan.label(index), rng, intensity=uniform(rng, 0.65, 1.15), asymmetry=0.12)
     face = Face(units=units, pose=sample_pose(rng), gaze=(normal(rng, 0.4), normal(rng, 0.3)))
     scene = sample_scene(rng, plan.size)
     picture = render(sample_identity(plan.seed, plan.person(index)), scene, face, size=plan.size, rng=rng)

@@ -67,7 +67,7 @@ def _illumination(rng: np.random.Generator, size: int) -> np.ndarray:
     cells = int(rng.integers(2, 5))
     coarse = rng.uniform(0.0, 255.0, (cells, cells)).astype(np.uint8)
     field = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), np.float32)
-    return np.exp((field * (1.0 / 255.0) - 0.5) * uniform(rng, 0.2, 1.4)).astype(np.float32)
+    return np.exp((field * (1.0 / 255.0) - 0.5) * uniform(rng, 0.1, 0.6)).astype(np.float32)
 
 
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -110,10 +110,10 @@ def sample_scene(rng: np.random.Generator, size: int, *, occlusion: float = 0.12
 def sample_pose(rng: np.random.Generator) -> Pose:
     """Draw how the head sits in the frame: a loose crop around a face that is not held straight."""
     return Pose(
-        x=normal(rng, 0.09),
-        y=normal(rng, 0.08) - 0.08,
-        scale=uniform(rng, 0.84, 1.06),
-        yaw=normal(rng, 0.20),
-        pitch=normal(rng, 0.12),
-        roll=normal(rng, 0.15),
+        x=normal(rng, 0.15),
+        y=normal(rng, 0.14) - 0.08,
+        scale=uniform(rng, 0.82, 1.06),
+        yaw=normal(rng, 0.18),
+        pitch=normal(rng, 0.11),
+        roll=normal(rng, 0.13),
     )

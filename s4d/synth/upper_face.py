@@ -54,7 +54,7 @@ def draw_eye(canvas: Canvas, side: int, units: Units, gaze: tuple[float, float])
     canvas.darken(region, 0.35 * within * bell(v - bottom, 0.025))
     canvas.darken(region, 0.30 * within * bell(v - top + 0.07 - 0.02 * units[5], 0.025))
     pouch = min(max(units[6] + 0.6 * units[7], 0.0), 1.5)
-    canvas.darken(region, 0.40 * pouch * bell(t, 1.2) * bell(v - bottom - 0.05, 0.03))
+    canvas.darken(region, 0.50 * pouch * bell(t, 1.2) * bell(v - bottom - 0.05, 0.04))
 
 
 def draw_brow(canvas: Canvas, side: int, units: Units) -> None:
@@ -89,13 +89,13 @@ def draw_forehead(canvas: Canvas, units: Units) -> None:
         u, v = canvas.u[region], canvas.v[region]
         reach = bell(u, 0.34 + 0.34 * min(wide, 1.0)) * min(0.7 * raised + 0.3 * wide, 1.2)
         lift = identity.brow_height - 0.10 * raised - 0.03 * np.square(u * 3.0) * (1 if wide < raised else -0.3)
-        for step in (0.10, 0.175, 0.25):
-            canvas.darken(region, 0.34 * reach * bell(v - lift + step, 0.026))
+        for step in (0.09, 0.175, 0.26):
+            canvas.darken(region, 0.55 * reach * bell(v - lift + step, 0.036))
     if units[4] > 0.05:
         region = canvas.region(-0.16, 0.16, identity.brow_height - 0.15, identity.brow_height + 0.22)
         u, v = canvas.u[region], canvas.v[region]
         height = bell(v - identity.brow_height - 0.04, 0.17)
-        canvas.darken(region, 0.5 * min(units[4], 1.2) * height * bell(np.abs(u) - 0.055, 0.028))
+        canvas.darken(region, 0.65 * min(units[4], 1.2) * height * bell(np.abs(u) - 0.06, 0.042))
 
 
 def draw_crow_feet(canvas: Canvas, side: int, units: Units) -> None:
@@ -110,7 +110,7 @@ def draw_crow_feet(canvas: Canvas, side: int, units: Units) -> None:
     u, v = side * canvas.u[region] - corner, canvas.v[region] - identity.eye_height
     fade = bell(u - 0.10, 0.11)
     for slope in (-0.7, 0.0, 0.7):
-        canvas.darken(region, 0.40 * strength * fade * bell(v - slope * u, 0.026))
+        canvas.darken(region, 0.60 * strength * fade * bell(v - slope * u, 0.036))
 
 
 def draw_glasses(canvas: Canvas) -> None:
