@@ -127,7 +127,7 @@ def _head_track(
     """Slow sway of every head plus the motion that goes with the expression."""
     frequency, phase = rng.uniform(0.3, 1.1, 6), rng.uniform(0.0, 2 * math.pi, 6)
     sway = np.sin(2 * math.pi * frequency[:, None] * times + phase[:, None]) - np.sin(phase)[:, None]
-    amount = np.array([0.02, 0.02, 0.015, 0.05, 0.04, 0.04])[:, None] * rng.uniform(0.2, 1.0, (6, 1))
+    amount = np.array([0.05, 0.04, 0.02, 0.16, 0.11, 0.06])[:, None] * rng.uniform(0.2, 1.0, (6, 1))
     x, y, scale, yaw, pitch, roll = sway * amount
     strength, side = uniform(rng, 0.7, 1.2), 1.0 if rng.uniform() < 0.5 else -1.0
     shake = rng.standard_normal((2, times.size)) * profile.tremor * active
