@@ -50,7 +50,8 @@ class Canvas:
         self.stretch = 1.0 + JAW_STRETCH * jaw
         self.pixel = 2.0 / size / self.half_height
         xs, ys = frame_grid(size)
-        cos, sin = math.cos(pose.roll), math.sin(pose.roll)
+        self.rotation = tuple(f(angle) for angle in (pose.yaw, pose.pitch, pose.roll) for f in (math.sin, math.cos))
+        sin_yaw, cos_yaw, sin_pitch, cos_pitch, sin, cos = self.rotation
         dx, dy = xs - pose.x, ys - pose.y
         head_y = (dy * cos - dx * sin) * (1.0 / self.half_height)
         head_y = np.where(head_y > 0.0, head_y * (1.0 / self.stretch), head_y)
@@ -60,34 +61,38 @@ class Canvas:
         radius = head_x * head_x + head_y * head_y
         self.coverage = soft(1.0 - radius, 4.0 * self.pixel)
         self.head_z = np.sqrt(np.maximum(1.0 - radius, 0.0))
-        cos, sin = math.cos(pose.yaw), math.sin(pose.yaw)
-        self.u = head_x * cos - self.head_z * sin
-        depth = head_x * sin + self.head_z * cos
-        cos, sin = math.cos(pose.pitch), math.sin(pose.pitch)
-        self.v = head_y * cos - depth * sin
+        self.u = head_x * cos_yaw - self.head_z * sin_yaw
+        depth = head_x * sin_yaw + self.head_z * cos_yaw
+        self.v = head_y * cos_pitch - depth * sin_pitch
         self.albedo = np.empty((3, size, size), np.float32)
         self.albedo[:] = np.asarray(identity.skin, np.float32)[:, None, None]
         self.relief = np.zeros((size, size), np.float32)
 
     def region(self, left: float, right: float, top: float, bottom: float) -> Region:
         """Pixel rectangle that holds the surface patch [left, right] x [top, bottom]."""
-        u = np.array([left, (left + right) / 2, right] * 3)
-        v = np.repeat([top, (top + bottom) / 2, bottom], 3)
-        w = np.sqrt(np.maximum(1.0 - u * u - v * v, 0.0))
-        pose = self.pose
-        y = v * math.cos(pose.pitch) + w * math.sin(pose.pitch)
-        w = w * math.cos(pose.pitch) - v * math.sin(pose.pitch)
-        x = u * math.cos(pose.yaw) + w * math.sin(pose.yaw)
-        x = x / (1.0 + self.identity.taper * np.square(np.maximum(y, 0.0))) * self.half_width
-        y = np.where(y > 0.0, y * self.stretch, y) * self.half_height
-        cos, sin = math.cos(pose.roll), math.sin(pose.roll)
-        columns = (x * cos - y * sin + pose.x + 1.0) * (self.size / 2)
-        rows = (x * sin + y * cos + pose.y + 1.0) * (self.size / 2)
-        return self._span(rows), self._span(columns)
+        places = [
+            self._project(u, v)
+            for v in (top, 0.5 * (top + bottom), bottom)
+            for u in (left, 0.5 * (left + right), right)
+        ]
+        return self._span([row for row, _ in places]), self._span([column for _, column in places])
 
-    def _span(self, positions: np.ndarray) -> slice:
-        low = max(int(positions.min()) - 1, 0)
-        return slice(min(low, self.size), max(min(int(positions.max()) + 2, self.size), min(low, self.size)))
+    def _project(self, u: float, v: float) -> tuple[float, float]:
+        """Row and column of a surface point; scalar arithmetic, since nine points are too few for arrays to pay."""
+        sin_yaw, cos_yaw, sin_pitch, cos_pitch, sin_roll, cos_roll = self.rotation
+        w = math.sqrt(max(1.0 - u * u - v * v, 0.0))
+        y = v * cos_pitch + w * sin_pitch
+        x = u * cos_yaw + (w * cos_pitch - v * sin_pitch) * sin_yaw
+        below = max(y, 0.0)
+        x *= self.half_width / (1.0 + self.identity.taper * below * below)
+        y *= self.half_height * (self.stretch if y > 0.0 else 1.0)
+        half = 0.5 * self.size
+        row = (x * sin_roll + y * cos_roll + self.pose.y + 1.0) * half
+        return row, (x * cos_roll - y * sin_roll + self.pose.x + 1.0) * half
+
+    def _span(self, positions: list[float]) -> slice:
+        low = min(max(int(min(positions)) - 1, 0), self.size)
+        return slice(low, max(min(int(max(positions)) + 2, self.size), low))
 
     def paint(self, region: Region, mask: np.ndarray, colour: tuple[float, float, float]) -> None:
         """Lay a colour over the albedo of a region where `mask` (0..1) says."""
