@@ -73,7 +73,7 @@ test-deep: env ## long checks; SLICE=2/7 runs the second of seven parts
 DEMO := runs/demo
 DONE := $(DEMO)/.done
 S4D  := $(VENV)/bin/s4d
-DEMO_DATA := --clips 700 --images 1400 --identities 120 --seed 0
+DEMO_DATA := --clips 1260 --images 3500 --identities 150 --seed 0
 
 # one process per device, or two on the CPU; a free port, so that several runs can share a machine
 define TRAIN

@@ -74,7 +74,7 @@ def synthesize(
             clips=clips,
             images=images,
             identities=identities,
-            pretrain_clips=clips // 2 if pretrain_clips is None else pretrain_clips,
+            pretrain_clips=clips // 3 if pretrain_clips is None else pretrain_clips,
             seed=seed,
             size=size,
         )
