@@ -16,7 +16,7 @@ def synth(
     out: Annotated[Path, typer.Option(help="Folder to create.", show_default=False)],
     clips: Annotated[int, typer.Option(min=1, help="Labelled clips; a third as many unlabelled ones.")] = 700,
     images: Annotated[int, typer.Option(min=1, help="Images.")] = 1400,
-    identities: Annotated[int, typer.Option(min=2, help="People; disjoint between train and test.")] = 120,
+    identities: Annotated[int, typer.Option(min=5, help="People; disjoint between train and test.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same files.")] = 0,
 ) -> None:
     """Render parametric faces as real files: mp4 tree, JPEG tree with list, frame folders with folds."""

@@ -37,7 +37,7 @@ class Profile:
                 raise ValueError(f"{name}: expected 0 <= low <= high, got ({low}, {high})")
 
 
-HELD: Span = (2.0, 2.0)
+HELD: Span = (0.35, 0.60)
 
 # Rivals share much of the apex and differ in time: surprise flashes up and fades while fear stays and trembles;
 # disgust recoils at once while anger builds up and leans in; a smile or a sad face comes slowly, whereas the
@@ -61,10 +61,10 @@ PROFILES: dict[str, Profile] = {
 class Difficulty:
     """How much a single frame of a clip misleads."""
 
-    intensity: Span = (0.75, 1.10)
-    rival_share: Span = (0.05, 0.30)
-    mimicry: Span = (0.0, 0.35)
-    neutral_mimicry: Span = (0.0, 0.45)
+    intensity: Span = (0.85, 1.20)
+    rival_share: Span = (0.0, 0.20)
+    mimicry: Span = (0.0, 0.30)
+    neutral_mimicry: Span = (0.0, 0.40)
 
 
 CLIP_DIFFICULTY = Difficulty()
@@ -127,7 +127,7 @@ def _head_track(
     """Slow sway of every head plus the motion that goes with the expression."""
     frequency, phase = rng.uniform(0.3, 1.1, 6), rng.uniform(0.0, 2 * math.pi, 6)
     sway = np.sin(2 * math.pi * frequency[:, None] * times + phase[:, None]) - np.sin(phase)[:, None]
-    amount = np.array([0.05, 0.04, 0.02, 0.16, 0.11, 0.06])[:, None] * rng.uniform(0.2, 1.0, (6, 1))
+    amount = np.array([0.03, 0.03, 0.02, 0.08, 0.06, 0.05])[:, None] * rng.uniform(0.2, 1.0, (6, 1))
     x, y, scale, yaw, pitch, roll = sway * amount
     strength, side = uniform(rng, 0.7, 1.2), 1.0 if rng.uniform() < 0.5 else -1.0
     shake = rng.standard_normal((2, times.size)) * profile.tremor * active

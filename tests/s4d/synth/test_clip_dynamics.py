@@ -28,8 +28,9 @@ def test_expression_starts_late_and_reaches_its_apex(label: str) -> None:
 
 
 @pytest.mark.parametrize("label", SUSTAINED)
-def test_sustained_classes_last_to_the_end(label: str) -> None:
-    assert np.all(envelopes(label)[:, -1] > 0.9)
+def test_sustained_classes_hold_their_apex(label: str) -> None:
+    high = envelopes(label) > 0.9
+    assert np.all((high.mean(axis=1) > 0.3) | high[:, -1])
 
 
 @pytest.mark.parametrize("label", BRIEF)
