@@ -135,8 +135,8 @@ def _label_files(run: dict[str, str]) -> set[str]:
     return {digest for path, digest in run.items() if path.endswith(".csv")}
 
 
-def test_half_as_many_pretraining_clips_by_default(tmp_path: Path) -> None:
-    report = synthesize(tmp_path / "data", clips=2, images=0, identities=5, seed=0, size=32, workers=1)
+def test_a_third_as_many_pretraining_clips_by_default(tmp_path: Path) -> None:
+    report = synthesize(tmp_path / "data", clips=3, images=0, identities=5, seed=0, size=32, workers=1)
     assert report.pretrain_clips == 1
 
 
