@@ -27,6 +27,7 @@ MAX_POSITIONAL = 6
 HOST_SYNCS = {"item", "tolist", "nonzero", "masked_select"}
 OUTSIDE_A_STEP = ("kernels/numerics.py", "kernels/bench/")
 HOST_SYNCS_ALLOWED = {
+    "kernels/moae/per_expert.py": "serves CPU tensors alone, whose values the host has",
     "kernels/varlen.py": "the layout of a batch whose maker did not state it; batches from our data path state it",
 }
 
@@ -56,8 +57,13 @@ def functions(tree: ast.AST) -> Iterator[FunctionNode]:
     return (node for node in ast.walk(tree) if isinstance(node, FunctionNode))
 
 
+def decorated_with(function: FunctionNode, *words: str) -> bool:
+    decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+    return any(word in decorator for decorator in decorators for word in words)
+
+
 def is_jitted(function: FunctionNode) -> bool:
-    return any("triton" in ast.unparse(decorator) for decorator in function.decorator_list)
+    return decorated_with(function, "triton")
 
 
 def forbidden_imports(name: str, imported: set[str]) -> set[str]:
@@ -71,10 +77,10 @@ def forbidden_imports(name: str, imported: set[str]) -> set[str]:
 
 
 def too_many_positional(function: FunctionNode) -> bool:
-    """Kernels are exempt: a device function has no keyword-only parameters worth the name."""
+    """Kernels are exempt, they know no keyword-only parameters; so are custom ops, whose gradients go to positional ones."""
     arguments = function.args.posonlyargs + function.args.args
     count = sum(argument.arg not in ("self", "cls", "ctx") for argument in arguments)
-    return count > MAX_POSITIONAL and not is_jitted(function)
+    return count > MAX_POSITIONAL and not decorated_with(function, "triton", "custom_op", "register_fake")
 
 
 KERNEL_SOURCES = [path for path in SOURCES if name_of(path).startswith("kernels/")]
