@@ -77,7 +77,7 @@ def forbidden_imports(name: str, imported: set[str]) -> set[str]:
 
 
 def too_many_positional(function: FunctionNode) -> bool:
-    """Kernels are exempt, they know no keyword-only parameters; so are custom ops, whose gradients go to positional ones."""
+    """Kernels are exempt, they know no keyword-only parameters; and custom ops, which give gradients to others only."""
     arguments = function.args.posonlyargs + function.args.args
     count = sum(argument.arg not in ("self", "cls", "ctx") for argument in arguments)
     return count > MAX_POSITIONAL and not decorated_with(function, "triton", "custom_op", "register_fake")
