@@ -16,6 +16,10 @@ from s4d.errors import DataError, UsageError
 SPLITS = ("train", "val", "test")
 
 
+class EmptySplitError(DataError):
+    """A manifest has no rows of the split asked for."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """One split of a configured source: rows ordered by sample id, their class numbers (-1: none), class names."""
@@ -119,7 +123,7 @@ def _select(
     if not chosen:
         known = ", ".join(sorted({row.split for row in rows}))
         wanted = f"{field}.{split}_split" if split != "val" else f"{field} (val)"
-        raise DataError(f"{source.manifest}: no rows of split {name!r} for {wanted} (splits: {known})")
+        raise EmptySplitError(f"{source.manifest}: no rows of split {name!r} for {wanted} (splits: {known})")
     return tuple(chosen)
 
 

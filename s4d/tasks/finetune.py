@@ -12,8 +12,7 @@ from torch import Tensor, nn
 import s4d
 from s4d.config import Config
 from s4d.data.batch import MODALITIES, PackedBatch
-from s4d.data.sources import load_sources
-from s4d.errors import DataError
+from s4d.data.sources import EmptySplitError, load_sources
 from s4d.models.build import build_finetune
 from s4d.models.classifier import ClassifierOutput
 from s4d.models.sizes import architecture
@@ -127,7 +126,7 @@ class FinetuneTask:
     def _has_validation(self) -> bool:
         try:
             load_sources(self.config, "val")
-        except DataError:
+        except EmptySplitError:
             return False
         return True
 

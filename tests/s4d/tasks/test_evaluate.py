@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_which_split_is_held_out(task_of: Callable[..., FinetuneTask], manifests
     release = task_of(manifests=manifests, evaluation={"protocol": "release"})
     found = release.evaluate(release.module, "val")
     assert set(found) == {"faces.uar", "faces.war", "clips.uar", "clips.war"}
+
+
+def test_a_damaged_manifest_is_not_an_empty_split(
+    task_of: Callable[..., FinetuneTask], manifests: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(manifests, tmp_path / "copy")
+    plain = task_of(manifests=tmp_path / "copy")
+    (tmp_path / "copy" / "faces.csv").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"faces\.csv"):
+        plain.evaluate(plain.module, "val")
 
 
 def test_a_held_out_share_is_used(task_of: Callable[..., FinetuneTask], manifests: Path) -> None:
