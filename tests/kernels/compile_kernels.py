@@ -46,7 +46,9 @@ def axpy(x, y, scale, count, BLOCK: tl.constexpr):
     tl.store(y + index, scale * tl.load(x + index, mask=inside).to(tl.float32), mask=inside)
 
 
-def start_product(dtype: torch.dtype, size: tuple[int, int, int], tile: tuple[int, int, int], warps: int) -> Tensor:
+def start_product(
+    dtype: torch.dtype, size: tuple[int, int, int], tile: tuple[int, int, int], warps: int, **constants: object
+) -> Tensor:
     rows, columns, depth = size
     left, right = (torch.empty(shape, dtype=dtype, device="meta") for shape in ((rows, depth), (depth, columns)))
     out = torch.empty(rows, columns, dtype=dtype, device="meta")
@@ -59,7 +61,7 @@ def start_product(dtype: torch.dtype, size: tuple[int, int, int], tile: tuple[in
         ROWS=tile[0],
         COLUMNS=tile[1],
         DEPTH=tile[2],
-        IEEE=dtype == torch.float32,
+        **{"IEEE": dtype == torch.float32, **constants},
     )
     return out
 
@@ -87,7 +89,8 @@ def cases() -> Iterator[CompileCase]:
     yield case("good half", half, lambda: start_product(half, size, (64, 64, 32), 4))
     yield case("good half again", half, lambda: start_product(half, (1024, 512, 512), (64, 64, 32), 4))
     yield case("good float32", full, lambda: start_product(full, size, (32, 32, 16), 4))
-    yield case("spills", full, lambda: start_product(full, size, (128, 128, 32), 4))
+    yield case("spills", full, lambda: start_product(full, size, (32, 32, 16), 4, maxnreg=24))
+    yield case("rounded", full, lambda: start_product(full, size, (32, 32, 16), 4, IEEE=False))
     yield case("rows missing", half, lambda: start_product(half, size, (16, 64, 32), 4))
     yield case("shared memory", half, lambda: start_product(half, size, (128, 256, 128), 8))
     yield case("no product", half, lambda: start_axpy(4096, 0.5))
