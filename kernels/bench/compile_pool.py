@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +63,7 @@ def run_forked(
 def _child(function: Callable[[Any], Any], item: Any, sender: Connection, output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
+    sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1, closefd=False)
     try:
         result = function(item)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Small Triton kernels for the offline compiler checks, one per verdict. Run as a script: rows of all as JSON."""
+"""Small Triton kernels for the offline compiler checks, one per verdict. As a script: what is found, as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.bench.compile import compile_jobs
+from kernels.bench.compile_jobs import collect
 from kernels.launch import CompileCase, Work, launch
 
 
@@ -93,13 +95,36 @@ def cases() -> Iterator[CompileCase]:
     yield case("rounded", full, lambda: start_product(full, size, (32, 32, 16), 4, IEEE=False))
     yield case("rows missing", half, lambda: start_product(half, size, (16, 64, 32), 4))
     yield case("shared memory", half, lambda: start_product(half, size, (128, 256, 128), 8))
+    yield case("does not compile", half, lambda: start_product(half, size, (64, 48, 32), 4))
     yield case("no product", half, lambda: start_axpy(4096, 0.5))
     yield case("by hand", torch.float16, start_by_hand)
 
 
-if __name__ == "__main__":
-    from kernels.bench.compile import compile_jobs
-    from kernels.bench.compile_jobs import collect
+def specialisations() -> list[tuple[dict[str, str], list[str]]]:
+    """Types, and arguments known to be divisible by 16, of launches that differ in their values alone."""
+    runs = [
+        lambda: start_axpy(4096, 0.5),
+        lambda: start_axpy(1, 0.5),
+        lambda: start_axpy(4095, 0.5, offset=4),
+        lambda: start_axpy(2**32, 1.0, offset=8),
+        lambda: start_axpy(4096, 2.5),
+    ]
+    found = []
+    for job in collect("planted", [case("any", torch.bfloat16, run) for run in runs], 90):
+        names = job.kernel.arg_names
+        found.append((dict(job.signature), [names[path[0]] for path, known in job.attributes.items() if known]))
+    return found
 
-    jobs = [job for architecture in map(int, sys.argv[1:]) for job in collect("planted", cases(), architecture)]
-    print(json.dumps([row.as_dict() for row in compile_jobs(jobs, processes=2)]))
+
+def main(arguments: list[str]) -> None:
+    """Compile the cases for every ``architecture:first word`` of ``arguments`` and print all that was found."""
+    jobs = []
+    for argument in arguments:
+        architecture, _, word = argument.partition(":")
+        jobs += collect("planted", (each for each in cases() if each.name.startswith(word)), int(architecture))
+    rows = compile_jobs(jobs, processes=2)
+    print(json.dumps({"rows": [row.as_dict() for row in rows], "specialisations": specialisations()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,84 @@
+"""Where kernels start: what a recording holds, what is skipped, whom Triton refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compile_kernels import axpy
+
+import kernels.launch
+from kernels.launch import architecture, launch, recording, triton_refuses
+
+CPU = torch.device("cpu")
+
+
+def start(x: torch.Tensor, y: torch.Tensor, grid: tuple[int, ...] = (1,)) -> None:
+    launch(axpy, grid, x, y, 2.0, x.numel(), num_warps=8, num_stages=1, BLOCK=16)
+
+
+def test_a_recorded_launch_also_runs() -> None:
+    x, y = torch.arange(10.0), torch.empty(10)
+    with recording() as launches:
+        start(x, y)
+    start(x, y + 1)
+    (found,) = launches
+    assert (found.name, found.grid, found.num_warps, found.num_stages) == ("axpy", (1,), 8, 1)
+    assert dict(found.constants) == {"BLOCK": 16}
+    assert list(found.arguments) == ["x", "y", "scale", "count"]
+    assert found.arguments["x"] is x
+    if torch.cuda.is_available():
+        return
+    assert torch.equal(y, 2 * x)
+
+
+def test_a_dry_recording_starts_nothing() -> None:
+    x, y = torch.arange(10.0), torch.zeros(10)
+    with recording() as outer:
+        with recording(dry=True) as inner:
+            start(x, y)
+        assert not y.any()
+        start(x.to("meta"), y.to("meta"), grid=(0, 3))
+    assert len(inner) == len(outer) == 1
+
+
+def test_an_empty_grid_is_skipped() -> None:
+    with recording() as launches:
+        start(torch.empty(0), torch.empty(0), grid=(4, 0))
+    assert not launches
+
+
+def test_the_innermost_architecture_counts() -> None:
+    plain = architecture(CPU)
+    with recording(dry=True, architecture=80):
+        assert architecture(CPU) == 80
+        with recording(dry=True, architecture=100), recording():
+            assert architecture(torch.device("meta")) == 100
+        assert architecture(CPU) == 80
+    assert architecture(CPU) == plain
+
+
+def test_a_recording_ends_with_its_block() -> None:
+    with pytest.raises(RuntimeError), recording(dry=True, architecture=80):
+        raise RuntimeError
+    assert architecture(CPU) != 80
+    with recording() as launches:
+        pass
+    start(torch.ones(3), torch.empty(3))
+    assert not launches
+
+
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert triton_refuses({"device": "meta"}) == (
+        "serves CUDA tensors, not meta (on a CPU: TRITON_INTERPRET=1, for tests)"
+    )
+    monkeypatch.setattr(kernels.launch, "is_interpreted", lambda: False)
+    assert "serves CUDA tensors, not cpu" in (triton_refuses({"device": "cpu"}) or "")
+    monkeypatch.setattr(kernels.launch, "is_interpreted", lambda: True)
+    assert triton_refuses({"device": "cpu"}) is None
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(kernels.launch, "_capability", lambda device: 75)
+    assert triton_refuses({"device": "cuda"}) == "needs compute capability 8.0, the device has 7.5"
+    monkeypatch.setattr(kernels.launch, "_capability", lambda device: 90)
+    assert triton_refuses({"device": "cuda"}) is None
+    monkeypatch.setattr(kernels.launch, "find_spec", lambda name: None)
+    assert triton_refuses({"device": "cuda"}) == "triton is not installed"
