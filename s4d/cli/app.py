@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from s4d.cli import bench_compile, checkpoint, config, data, doctor, evaluate, golden, report, train
+from s4d.cli import bench, bench_compile, checkpoint, config, data, doctor, evaluate, golden, report, train
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -21,7 +21,10 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         "Import released weights, look into checkpoints.",
         {"import": checkpoint.import_file, "inspect": checkpoint.inspect},
     ),
-    "bench": ("Measure and check the kernels.", {"compile": bench_compile.compile_kernels}),
+    "bench": (
+        "Measure and check the kernels.",
+        {**{name: bench.command_for(name) for name in bench.COMMANDS}, "compile": bench_compile.compile_kernels},
+    ),
     "config": (
         "Show, document and compare configurations.",
         {"show": config.show, "schema": config.schema, "diff": config.diff},

@@ -1,0 +1,95 @@
+"""Right before fast: every peer's results are held against the definition before it is timed.
+
+Our backends must keep the policy of ``kernels.numerics``. A library that rounds more often than the policy allows is
+still a rival to be timed: it may use ``LIBRARY_FACTOR`` times the bounds, and the result says so; beyond that it
+computes something else. Where plain PyTorch itself misses the RMS row (router biases in bfloat16: eight sums of
+thousands of terms that cancel), its own figure takes the place of the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels import numerics
+
+LIBRARY_FACTOR = 4.0
+# Larger results are compared on rows spread over them: float64 copies on the host would cost more than the benchmark.
+MOST_VALUES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """``passed`` within the policy; ``usable`` if it may be timed; ``worst`` is the comparison nearest its bound."""
+
+    passed: bool
+    usable: bool
+    share: float
+    worst: str
+    text: str
+
+
+class Expected:
+    """Results of the definition and of plain PyTorch, thinned out once for all peers of a case."""
+
+    def __init__(self, reference: Mapping[str, Tensor], native: Mapping[str, Tensor], reductions: Mapping[str, int]):
+        self.reference = {name: _spread(value) for name, value in reference.items()}
+        self.native = {name: _spread(value) for name, value in native.items()}
+        self.reductions = reductions
+
+    def judge(self, results: Mapping[str, Tensor], dtype: torch.dtype, *, backend: bool) -> Verdict:
+        """Hold the ``results`` of one peer against the expected ones."""
+        if set(results) != set(self.reference):
+            text = f"expected the results {sorted(self.reference)}, got {sorted(results)}"
+            return Verdict(passed=False, usable=False, share=float("inf"), worst="", text=text)
+        worst, share, passed = None, -1.0, True
+        for name, value in results.items():
+            if value.shape[1:] != self.reference[name].shape[1:] or not bool(value.isfinite().all()):
+                text = f"{name}: shape {tuple(value.shape)}, or values that are not finite"
+                return Verdict(passed=False, usable=False, share=float("inf"), worst=name, text=text)
+            comparison = numerics.compare(
+                _spread(value),
+                self.native[name],
+                self.reference[name],
+                dtype,
+                name=name,
+                reduction=self.reductions.get(name, 0),
+            )
+            used = share_of_bound(comparison, self._native_rms(name, dtype))
+            passed = passed and used <= 1
+            if used > share:
+                worst, share = comparison, used
+        usable = passed or (not backend and share <= LIBRARY_FACTOR)
+        return Verdict(
+            passed=passed, usable=usable, share=share, worst=worst.name if worst else "", text=str(worst or "no result")
+        )
+
+    def _native_rms(self, name: str, dtype: torch.dtype) -> float:
+        native = self.native[name]
+        return numerics.compare(native, native, self.reference[name], dtype).rms_ratio
+
+
+def share_of_bound(comparison: numerics.Comparison, native_rms: float) -> float:
+    """How much of its error budget a comparison uses; 1 is just within."""
+    if not comparison.same_pattern:
+        return float("inf")
+
+    def share(value: float, bound: float) -> float:
+        return value / bound if bound else (float("inf") if value else 0.0)
+
+    return max(
+        share(comparison.kernel_error, comparison.error_bound),
+        share(comparison.rms_ratio, max(comparison.rms_bound, native_rms)),
+    )
+
+
+def _spread(value: Tensor) -> Tensor:
+    """All of a small tensor; of a large one, rows at even distances and the last one."""
+    value = value.detach()
+    if value.numel() <= MOST_VALUES:
+        return value
+    rows = max(1, MOST_VALUES // (value.numel() // value.shape[0]))
+    return value[torch.linspace(0, value.shape[0] - 1, rows, device=value.device).long()]

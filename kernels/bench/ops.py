@@ -1,0 +1,45 @@
+"""The table of ops with benchmarks."""
+
+from __future__ import annotations
+
+from kernels.bench import attention, moae, patch, reconstruction
+from kernels.bench.attention_peers import attention_peers
+from kernels.bench.backend_peers import automatic
+from kernels.bench.moae_peers import moae_peers
+from kernels.bench.records import Op
+
+OPS: dict[str, Op] = {
+    "attention": Op(
+        name="attention",
+        cases=attention.CASES,
+        peers=attention_peers,
+        expected=attention.expected,
+        automatic=lambda i: automatic("attention", lambda: attention.call_backend(i, i.qkv, None)),
+    ),
+    "moae": Op(
+        name="moae",
+        cases=moae.CASES,
+        peers=moae_peers,
+        expected=moae.expected,
+        automatic=lambda i: automatic("moae", lambda: moae.call_backend(i, i.leaves, None)),
+        reductions=moae.reductions,
+    ),
+    "patch": Op(
+        name="patch",
+        cases=patch.CASES,
+        peers=patch.patch_peers,
+        expected=patch.expected,
+        automatic=lambda i: automatic("patch", lambda: patch.call_backend(i, i.weight, i.bias, None)),
+        reductions=patch.reductions,
+    ),
+    "reconstruction": Op(
+        name="reconstruction",
+        cases=reconstruction.CASES,
+        peers=reconstruction.reconstruction_peers,
+        expected=reconstruction.expected,
+        automatic=lambda i: automatic(
+            "reconstruction", lambda: reconstruction.call_backend(i, (i.hidden, i.weight, i.bias), None)
+        ),
+        reductions=reconstruction.reductions,
+    ),
+}
