@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import Backend, Facts, resolve
+from kernels.launch import is_interpreted, triton_refuses
 from kernels.native import status as native_status
 from kernels.patch.records import Erase, Mix
 from kernels.patch.request import PatchRequest
@@ -29,7 +30,19 @@ def _native_refuses(facts: Facts) -> str | None:
     return None if available else reason
 
 
-# In order of preference. Milliseconds forward + backward, best of 5, one thread of a 2-core Zen 5 with AVX-512 BF16:
+def _triton_refuses(facts: Facts) -> str | None:
+    if facts["pixels"] != torch.uint8:
+        return f"reads uint8 pixels, not {facts['pixels']}"
+    if facts["dtype"] not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"computes in float32, float16 and bfloat16, not {facts['dtype']}"
+    reason = _needs_pixel_gradient(facts) or triton_refuses(facts)
+    if reason is None and facts["dtype"] == torch.bfloat16 and is_interpreted():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    return reason
+
+
+# In order of preference on CPUs. Milliseconds forward + backward, best of 5, one thread of a 2-core Zen 5 with AVX-512
+# BF16:
 #
 #     pixels, wanted tokens, D                         float32: native  gather  reference    bfloat16: native  gather
 #     16 x 16 frames of 64, p 8, 5 % (409), 128                    1.5     1.6        7.9                 1.1     1.2
@@ -41,7 +54,9 @@ BACKENDS = {
     "native": Backend(name="native", function="kernels.patch.native:embed_visible", refuse=_native_refuses),
     "gather": Backend(name="gather", function="kernels.patch.gather:embed_visible", refuse=_needs_pixel_gradient),
     "reference": Backend(name="reference", function="kernels.patch.reference:embed_visible"),
+    "triton": Backend(name="triton", function="kernels.patch.triton_op:embed_visible", refuse=_triton_refuses),
 }
+_ON_CUDA = {"triton": BACKENDS["triton"], **BACKENDS}
 
 
 def embed_visible(
@@ -87,7 +102,7 @@ def embed_visible(
     )
     row = resolve(
         "patch",
-        BACKENDS,
+        _ON_CUDA if pixels.device.type == "cuda" else BACKENDS,
         backend,
         device=pixels.device.type,
         dtype=weight.dtype,

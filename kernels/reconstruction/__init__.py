@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from kernels.backends import Backend, Facts, resolve
+from kernels.launch import is_interpreted, triton_refuses
+from kernels.native import status as native_status
 from kernels.reconstruction.target import patch_targets, target_request
 
 __all__ = ["BACKENDS", "masked_loss", "patch_targets"]
@@ -17,16 +19,40 @@ def _needs_pixel_gradient(facts: Facts) -> str | None:
     return "gives no gradient to pixels" if facts["pixel_gradient"] else None
 
 
-# In order of preference. Milliseconds forward + backward, best of 12, one thread of a 2-core Zen 5 with AVX-512 BF16:
+def _triton_refuses(facts: Facts) -> str | None:
+    if facts["pixels"] != torch.uint8:
+        return f"reads uint8 pixels, not {facts['pixels']}"
+    if facts["dtype"] not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"computes in float32, float16 and bfloat16, not {facts['dtype']}"
+    reason = _needs_pixel_gradient(facts) or triton_refuses(facts)
+    if reason is None and facts["dtype"] == torch.bfloat16 and is_interpreted():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    return reason
+
+
+def _native_refuses(facts: Facts) -> str | None:
+    if facts["device"] != "cpu":
+        return f"serves CPU tensors, not {facts['device']}"
+    if facts["pixels"] != torch.uint8:
+        return f"reads uint8 pixels, not {facts['pixels']}"
+    available, reason = native_status()
+    return None if available else reason
+
+
+# In order of preference on CPUs. Milliseconds forward + backward, best of 12, one thread of a 2-core Zen 5 with
+# AVX-512 BF16:
 #
 #     tokens, tubelet values, D             float32: fused  reference    bfloat16: fused  reference
 #     6144 of clips, 384, 96                          26.0       31.1               13.7       17.6
 #     1520 of clips, 1536, 384                        56.5       59.5               18.7       19.8
 #     1440 of stills, 1536, 384                       53.2       55.8               15.8       17.8
 BACKENDS = {
+    "native": Backend(name="native", function="kernels.reconstruction.native:masked_loss", refuse=_native_refuses),
     "fused": Backend(name="fused", function="kernels.reconstruction.fused:masked_loss", refuse=_needs_pixel_gradient),
     "reference": Backend(name="reference", function="kernels.reconstruction.reference:masked_loss"),
+    "triton": Backend(name="triton", function="kernels.reconstruction.triton_op:masked_loss", refuse=_triton_refuses),
 }
+_ON_CUDA = {"triton": BACKENDS["triton"], **BACKENDS}
 
 
 def masked_loss(
@@ -62,7 +88,7 @@ def masked_loss(
     request = target_request(pixels, indices, patch_size, tubelet_size, dtype)
     row = resolve(
         "reconstruction",
-        BACKENDS,
+        _ON_CUDA if hidden.device.type == "cuda" else BACKENDS,
         backend,
         device=hidden.device.type,
         dtype=hidden.dtype,

@@ -86,7 +86,8 @@ def test_nothing_waits_for_the_device(
     run(backend)
     with Recorder() as recorder:
         run(backend).backward()
-    assert len(recorder.names) > 10
+    # A custom op is one name here; tests of launch counts look into it.
+    assert len(recorder.names) > (5 if backend == "triton" else 10)
     assert not recorder.names & WAITING
 
 
