@@ -1,0 +1,221 @@
+"""What the harness knows of an op, and the one way in which it runs a backend and compares it.
+
+Every case is a small frozen record: with its name, dtype, placement and number of steps it is all that is needed to run
+a failure again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from harness.memory import guarded_allocations, place
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from kernels.backends import Backend
+from kernels.numerics import UNIT, Comparison, check_equal, compare
+
+Named = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operands:
+    """Tensors of one call: float64 ``leaves`` and ``upstream`` gradients by result, rounded to a dtype; the others."""
+
+    leaves: Named
+    upstream: Named
+    fixed: Named
+
+
+Forward = Callable[..., Named]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """One op: its table, its cases, and its forward ``(case, leaves, fixed, backend) -> results by name``.
+
+    ``cases(interpreted)`` draws records with small sizes for the interpreter; ``edges`` are always tried. ``exact`` is
+    the definition and ``native`` the plain PyTorch form, both as forward without a backend; ``forms`` are other plain
+    PyTorch forms, whose sums run in other orders. ``library`` names backends that are themselves one plain PyTorch
+    call: held to the RMS bound and the pattern, not to another formula's error.
+    """
+
+    name: str
+    backends: Mapping[str, Backend]
+    cases: Callable[[bool], SearchStrategy[Any]]
+    edges: tuple[Any, ...]
+    operands: Callable[[Any, torch.dtype], Operands]
+    forward: Forward
+    exact: Forward
+    native: Forward
+    forms: tuple[Forward, ...] = ()
+    definition: str | None = "reference"
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)
+    library: frozenset[str] = frozenset()
+    # Longest sum of a case.
+    reduction: Callable[[Any], int] = field(default=lambda case: 0)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the op has floating-point operands at all."""
+        return bool(self.operands(self.edges[-1], torch.float32).leaves)
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Backends other than the definition."""
+        return tuple(name for name in self.backends if name != self.definition)
+
+    def on(self, backend: str) -> Forward:
+        """The forward of one backend."""
+        return lambda case, leaves, fixed: self.forward(case, leaves, fixed, backend)
+
+
+def is_interpreted(backend: str) -> bool:
+    """Whether a backend runs in Triton's interpreter here."""
+    return "triton" in backend and not torch.cuda.is_available()
+
+
+def dtypes_of(op: Operation, backend: str) -> tuple[torch.dtype, ...]:
+    """Dtypes that ``backend`` can be tried in; the interpreter multiplies bfloat16 wrongly."""
+    return tuple(d for d in op.dtypes if d != torch.bfloat16 or not is_interpreted(backend))
+
+
+def execute(
+    forward: Forward,
+    case: Any,
+    operands: Operands,
+    dtype: torch.dtype,
+    *,
+    backward: bool = True,
+    placement: str = "plain",
+    steps: int = 1,
+) -> Named:
+    """Results by name and, as ``d_<leaf>``, the gradients gathered in ``steps`` forwards and backwards."""
+    leaves = {name: place(leaf.to(dtype), placement).requires_grad_(backward) for name, leaf in operands.leaves.items()}
+    fixed = {name: place(tensor, placement) for name, tensor in operands.fixed.items()}
+    results: Named = {}
+    for step in range(steps):
+        with nullcontext() if backward else torch.no_grad():
+            results = forward(case, leaves, fixed)
+        roots = [name for name, result in results.items() if result.requires_grad]
+        if backward and roots:
+            # The second step must not cancel the first.
+            gradients = [operands.upstream[name].to(results[name].dtype) * (1 - 0.25 * step) for name in roots]
+            torch.autograd.backward([results[name] for name in roots], [place(g, placement) for g in gradients])
+    found = {name: result.detach() for name, result in results.items()}
+    if backward:
+        for name, leaf in leaves.items():
+            found[f"d_{name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return found
+
+
+class IllConditionedError(AssertionError):
+    """Plain PyTorch itself misses the RMS row on such a case, so the policy says nothing about a kernel there."""
+
+
+def check_case(
+    op: Operation,
+    case: Any,
+    backend: str,
+    dtype: torch.dtype,
+    *,
+    backward: bool = True,
+    placement: str = "plain",
+    steps: int = 1,
+) -> None:
+    """Hold one backend to the policy on one case; an error names everything that is needed to run it again.
+
+    Raises IllConditionedError where only the RMS row is missed and plain PyTorch misses it too.
+    """
+    run = Run(op=op, case=case, dtype=dtype, backward=backward, placement=placement, steps=steps)
+    try:
+        with guarded_allocations():
+            ours = run.of(op.on(backend))
+        native, exact = run.of(op.native), run.exact()
+        assert ours.keys() == exact.keys(), f"results {sorted(ours)} instead of {sorted(exact)}"
+        failed = []
+        for name, value in ours.items():
+            if not exact[name].is_floating_point():
+                check_equal(value, exact[name], name=name)
+                continue
+            assert value.dtype == native[name].dtype, f"{name}: expected {native[name].dtype}, got {value.dtype}"
+            rival = value if backend in op.library else native[name]
+            comparison = run.compare(f"{op.name} {backend} {name}", value, rival, exact[name])
+            if not comparison.passed:
+                failed.append((name, comparison))
+        if failed:
+            _second_opinion(run, failed, exact)
+    except AssertionError as error:
+        error.add_note(
+            f"run again: check_case({op.name.upper()}, {case!r}, {backend!r}, {dtype}, backward={backward}, "
+            f"placement={placement!r}, steps={steps})"
+        )
+        raise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One case in one dtype and placement, to be run by several forwards."""
+
+    op: Operation
+    case: Any
+    dtype: torch.dtype
+    backward: bool
+    placement: str
+    steps: int
+
+    def of(self, forward: Forward) -> Named:
+        """Results of ``forward`` in the working dtype."""
+        # Placed alike for all: a matrix product of torch sums in another order where its operands are strided.
+        return execute(
+            forward,
+            self.case,
+            self.op.operands(self.case, self.dtype),
+            self.dtype,
+            backward=self.backward,
+            placement=self.placement,
+            steps=self.steps,
+        )
+
+    def exact(self) -> Named:
+        """Results of the definition in float64 on the same rounded operands."""
+        operands = self.op.operands(self.case, self.dtype)
+        return execute(self.op.exact, self.case, operands, torch.float64, backward=self.backward, steps=self.steps)
+
+    def compare(self, name: str, value: Tensor, native: Tensor, exact: Tensor) -> Comparison:
+        """The figures of one result."""
+        return compare(value, native, exact, self.dtype, name=name, reduction=self.op.reduction(self.case))
+
+
+# Draws of a case from which the error of plain PyTorch is taken where one says too little: a result of few values may
+# be exact by luck.
+_DRAWS = 16
+_SEED_STEP = 1_000_003
+
+
+def _second_opinion(run: Run, failed: list[tuple[str, Comparison]], exact: Named) -> None:
+    """Raise for what fails even against the worst error of the plain forms in several draws of the same case."""
+    errors, ratios = dict.fromkeys(exact, 0.0), dict.fromkeys(exact, 0.0)
+    for draw in range(_DRAWS):
+        again = replace(run, case=replace(run.case, seed=run.case.seed + draw * _SEED_STEP))
+        reference = again.exact()
+        for form in (run.op.native, *run.op.forms):
+            native = again.of(form)
+            for name, _ in failed:
+                found = again.compare(name, native[name], native[name], reference[name])
+                scale = float(reference[name].abs().max()) if reference[name].numel() else 0.0
+                errors[name] = max(errors[name], found.native_error / scale if scale else 0.0)
+                ratios[name] = max(ratios[name], found.rms_ratio)
+    for name, comparison in failed:
+        scale = float(exact[name].abs().max())
+        bound = (2 * errors[name] + UNIT[run.dtype]) * scale
+        if not comparison.same_pattern or comparison.kernel_error > max(bound, comparison.error_bound):
+            raise AssertionError(f"{comparison}; bound from {_DRAWS} draws {bound:.3e}")
+        if comparison.rms_ratio > comparison.rms_bound:
+            if ratios[name] <= comparison.rms_bound:
+                raise AssertionError(f"{comparison}; plain PyTorch in {_DRAWS} draws at most {ratios[name]:.3e}")
+            raise IllConditionedError(f"{comparison}; plain PyTorch up to {ratios[name]:.3e}")
