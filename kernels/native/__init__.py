@@ -12,7 +12,7 @@ from pathlib import Path
 LIBRARY_NAME = "libs4d_native.so"
 
 # Matches s4d_abi_version() of the sources beside this file.
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 
 def _library_path() -> Path | None:
@@ -37,7 +37,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def status() -> tuple[bool, str]:
-    """Whether the library is usable, and the reason if it is not."""
+    """Whether the library is usable, and the reason if it is not; ``parts`` says what it holds."""
     library, reason = _load()
     return library is not None, reason
 
@@ -48,3 +48,34 @@ def library() -> ctypes.CDLL:
     if loaded is None:
         raise RuntimeError(reason)
     return loaded
+
+
+def attention_refuses(head_dim: int) -> str | None:
+    """Why the library or this processor cannot serve attention over heads of ``head_dim``, or None."""
+    loaded, reason = _load()
+    if loaded is None:
+        return reason
+    function = loaded.s4d_attention_refuses
+    function.restype = ctypes.c_char_p
+    refusal: bytes | None = function(ctypes.c_int64(head_dim))
+    return None if refusal is None else refusal.decode()
+
+
+def cuda_refuses() -> str | None:
+    """Why the library has nothing for CUDA tensors, or None."""
+    loaded, reason = _load()
+    if loaded is None:
+        return reason
+    if not hasattr(loaded, "s4d_routing_plan_cuda"):
+        return "the native library was built without a CUDA compiler; `make native` builds it again"
+    return None
+
+
+def parts() -> dict[str, str | None]:
+    """Parts of the library, each with the reason why it is not there or None."""
+    available, reason = status()
+    return {
+        "processor": None if available else reason,
+        "bfloat16 attention": attention_refuses(64),
+        "CUDA": cuda_refuses(),
+    }

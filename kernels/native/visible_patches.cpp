@@ -4,13 +4,11 @@
 
 #include "erase_noise.h"
 #include "s4d_native.h"
+#include "tokens.h"
 
 namespace {
 
-// A token by its coordinates; y and x are those of its first pixel, frame that of its first frame.
-struct Token {
-    int64_t sample, frame, y, x;
-};
+using s4d::Token;
 
 // The part of a box within one token, in the token's own coordinates; empty boxes have y0 >= y1 or x0 >= x1.
 struct Span {
@@ -18,16 +16,9 @@ struct Span {
     bool empty() const { return y0 >= y1 || x0 >= x1; }
 };
 
-Token locate(const S4dPatches& p, int64_t index) {
-    const int64_t columns = p.width / p.patch_size, rows = p.height / p.patch_size;
-    const int64_t slices = p.frames / p.frames_per_token;
-    return {index / (columns * rows * slices), index / (columns * rows) % slices * p.frames_per_token,
-            index / columns % rows * p.patch_size, index % columns * p.patch_size};
-}
-
 Span clip(const S4dPatches& p, const int32_t* box, const Token& token) {
     const auto within = [&p](int64_t value, int64_t origin) {
-        return std::min(std::max(value - origin, int64_t{0}), p.patch_size);
+        return std::min(std::max(value - origin, int64_t{0}), p.pixels.patch_size);
     };
     return {within(box[0], token.y), within(box[1], token.x), within(box[2], token.y), within(box[3], token.x)};
 }
@@ -45,18 +36,19 @@ S4D_PER_PROCESSOR void blend(float* own, const float* partner, float share, int6
 // Writes the rows of one group of tokens.
 class RowWriter {
   public:
-    explicit RowWriter(const S4dPatches& patches) : p_(patches), run_(3 * patches.patch_size) {
+    explicit RowWriter(const S4dPatches& patches)
+        : p_(patches), x_(patches.pixels), run_(3 * patches.pixels.patch_size) {
         for (int64_t i = 0; i < run_; ++i) {
             mean_.push_back(p_.mean[i % 3]);
             std_.push_back(p_.std[i % 3]);
         }
     }
 
-    int64_t row_size() const { return p_.frames_per_token * p_.patch_size * run_; }
+    int64_t row_size() const { return x_.frames_per_token * x_.patch_size * run_; }
 
     // `scratch` holds one row.
     void write(int64_t index, float* row, float* scratch) const {
-        Token token = locate(p_, index);
+        Token token = s4d::locate(x_, index);
         clean(token, row);
         if (p_.partner == nullptr) return;
         const int64_t sample = token.sample;
@@ -72,11 +64,11 @@ class RowWriter {
 
   private:
     void clean(const Token& token, float* row) const {
-        for (int64_t f = 0; f < p_.frames_per_token; ++f) {
-            const int64_t frame = token.sample * p_.frames + token.frame + f;
-            for (int64_t y = 0; y < p_.patch_size; ++y) {
-                const int64_t pixel = (frame * p_.height + token.y + y) * p_.width + token.x;
-                normalise(p_.pixels + 3 * pixel, mean_.data(), std_.data(), run_, row + (f * p_.patch_size + y) * run_);
+        for (int64_t f = 0; f < x_.frames_per_token; ++f) {
+            const int64_t frame = token.sample * x_.frames + token.frame + f;
+            for (int64_t y = 0; y < x_.patch_size; ++y) {
+                const int64_t pixel = (frame * x_.height + token.y + y) * x_.width + token.x;
+                normalise(x_.values + 3 * pixel, mean_.data(), std_.data(), run_, row + (f * x_.patch_size + y) * run_);
             }
         }
         if (p_.erase_box != nullptr) erase(clip(p_, p_.erase_box + 4 * token.sample, token), token, row);
@@ -84,12 +76,12 @@ class RowWriter {
 
     void erase(const Span& span, const Token& token, float* row) const {
         if (span.empty()) return;
-        for (int64_t f = 0; f < p_.frames_per_token; ++f) {
+        for (int64_t f = 0; f < x_.frames_per_token; ++f) {
             for (int64_t y = span.y0; y < span.y1; ++y) {
                 for (int64_t x = span.x0; x < span.x1; ++x) {
-                    float* out = row + ((f * p_.patch_size + y) * p_.patch_size + x) * 3;
+                    float* out = row + ((f * x_.patch_size + y) * x_.patch_size + x) * 3;
                     if (p_.erase_seed != nullptr) {
-                        const int64_t pixel = ((token.frame + f) * p_.height + token.y + y) * p_.width + token.x + x;
+                        const int64_t pixel = ((token.frame + f) * x_.height + token.y + y) * x_.width + token.x + x;
                         s4d::erase_noise(p_.erase_seed[token.sample], pixel, out);
                     } else {
                         for (int c = 0; c < 3; ++c) out[c] = -p_.mean[c] / p_.std[c];
@@ -101,8 +93,8 @@ class RowWriter {
 
     void paste(const Span& span, const float* from, float* to) const {
         if (span.empty()) return;
-        for (int64_t line = 0; line < p_.frames_per_token * p_.patch_size; ++line) {
-            const int64_t y = line % p_.patch_size;
+        for (int64_t line = 0; line < x_.frames_per_token * x_.patch_size; ++line) {
+            const int64_t y = line % x_.patch_size;
             if (y < span.y0 || y >= span.y1) continue;
             const int64_t start = line * run_;
             std::copy(from + start + 3 * span.x0, from + start + 3 * span.x1, to + start + 3 * span.x0);
@@ -110,6 +102,7 @@ class RowWriter {
     }
 
     const S4dPatches& p_;
+    const S4dPixels& x_;
     int64_t run_;
     std::vector<float> mean_, std_;
 };
@@ -119,13 +112,9 @@ class RowWriter {
 int64_t s4d_visible_patches(const S4dPatches* patches, const int64_t* indices, int64_t count, float* rows,
                             int32_t threads) {
     const S4dPatches& p = *patches;
-    const int64_t patches_per_frame = (p.height / p.patch_size) * (p.width / p.patch_size);
-    const int64_t tokens = p.samples * (p.frames / p.frames_per_token) * patches_per_frame;
-    for (int64_t i = 0; i < count; ++i) {
-        if (indices[i] < 0 || indices[i] >= tokens) return i + 1;
-    }
-    for (int64_t i = 0; p.partner != nullptr && i < p.samples; ++i) {
-        if (p.partner[i] < 0 || p.partner[i] >= p.samples) return i + 1;
+    if (const int64_t position = s4d::first_outside(p.pixels, indices, count)) return position;
+    for (int64_t i = 0; p.partner != nullptr && i < p.pixels.samples; ++i) {
+        if (p.partner[i] < 0 || p.partner[i] >= p.pixels.samples) return i + 1;
     }
 
     const RowWriter writer(p);
