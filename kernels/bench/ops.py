@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels.bench import attention, moae, patch, reconstruction
+from kernels.bench import attention, moae, patch, reconstruction, tile_map
 from kernels.bench.attention_peers import attention_peers
 from kernels.bench.backend_peers import automatic
 from kernels.bench.moae_peers import moae_peers
@@ -15,6 +15,13 @@ OPS: dict[str, Op] = {
         peers=attention_peers,
         expected=attention.expected,
         automatic=lambda i: automatic("attention", lambda: attention.call_backend(i, i.qkv, None)),
+    ),
+    "tile_map": Op(
+        name="tile_map",
+        cases=tile_map.CASES,
+        peers=tile_map.tile_map_peers,
+        expected=None,
+        automatic=tile_map.automatic,
     ),
     "moae": Op(
         name="moae",

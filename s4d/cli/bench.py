@@ -15,6 +15,7 @@ from s4d.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from kernels.bench.records import Op
     from kernels.bench.session import Findings, Options
 
 # Ops measured by one command.
@@ -23,7 +24,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "moae": ("moae",),
     "patch": ("patch",),
     "reconstruction": ("reconstruction",),
+    "step": ("step",),
     "all": ("attention", "tile_map", "moae", "patch", "reconstruction"),
+}
+_HELP = {
+    "all": "Check and time every op beside its rivals; exit 1 if a backend's results are wrong.",
+    "step": "Time whole training steps, with our backends and with plain PyTorch in their place.",
 }
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -85,9 +91,20 @@ def command_for(name: str) -> Callable[..., None]:
         )
         _Measurement(name, options, json, csv, plots).run(quick_ceiling)
 
-    what = "every op" if name == "all" else f"the {name} op"
-    measure.__doc__ = f"Check and time {what} beside its rivals; exit 1 if a backend's results are wrong."
+    measure.__doc__ = _HELP.get(
+        name, f"Check and time {name} beside its rivals; exit 1 if a backend's results are wrong."
+    )
     return measure
+
+
+def _ops(name: str) -> list[Op]:
+    if name == "step":
+        from s4d.analysis.bench_step import STEP
+
+        return [STEP]
+    from kernels.bench.ops import OPS
+
+    return [OPS[op] for op in COMMANDS[name]]
 
 
 def chosen_device(name: str | None) -> torch.device:
@@ -139,12 +156,11 @@ class _Measurement:
         import torch
 
         from kernels.bench.ceiling import measure_ceiling
-        from kernels.bench.ops import OPS as TABLE
         from kernels.bench.session import run_ops, wanted_cases
         from s4d.cli import bench_files, bench_tables
         from s4d.cli.output import print_json, print_lines, relative
 
-        ops = [TABLE[name] for name in COMMANDS[self.name] if name in TABLE]
+        ops = _ops(self.name)
         wanted = [pair for op in ops for pair in wanted_cases(op, self.options)]
         if not wanted:
             known = ", ".join(case for op in ops for case in op.cases)

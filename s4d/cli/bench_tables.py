@@ -73,9 +73,12 @@ def _show_absent(absent: list[Mapping[str, str]]) -> None:
 
 def show_goals(goals: list[Mapping[str, Any]]) -> None:
     """Print each goal with its value and state."""
-    if goals:
+    shown = [goal for goal in goals if goal["state"] != "absent"]
+    if shown:
         print_lines(["", "goals"])
-        print_table(("row", "goal", "value", "state", "detail"), [_goal(goal) for goal in goals])
+        print_table(("row", "goal", "value", "state", "compared"), [_goal(goal) for goal in shown])
+    if len(shown) < len(goals):
+        print_lines([f"{len(goals) - len(shown)} goals of this device have no rows in this run"])
 
 
 def _goal(goal: Mapping[str, Any]) -> tuple[object, ...]:
