@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native check test test-deep demo clean distclean
+.PHONY: help env native check test test-deep gpu-report demo clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -67,6 +67,14 @@ SLICE_SECONDS ?= 0
 test-deep: env ## long checks; SLICE=2/7 runs the second of seven parts
 	PYTHONPATH=tests $(PYTEST) -p deep_slice -m deep --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS) \
 		|| { test $$? -eq 5 && echo "test-deep: part $(SLICE) holds no test"; }
+
+# ---- measurements ----
+
+# No prerequisite: a GPU host brings its own Python, `make gpu-report PY=python3` with packages on PYTHONPATH.
+DEVICE ?= cuda
+REPORT_OPTIONS ?=
+gpu-report: ## benchmarks, step profile and GPU tests of this machine's GPU, under 10 minutes, into one JSON
+	$(PY) -c 'import sys; from s4d.cli import main; sys.exit(main())' bench gpu-report --device $(DEVICE) $(REPORT_OPTIONS)
 
 # ---- demonstration: each long step leaves a marker, so that a second call continues where the first ended ----
 

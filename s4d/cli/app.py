@@ -6,7 +6,20 @@ from collections.abc import Callable
 
 import typer
 
-from s4d.cli import bench, bench_compile, checkpoint, config, data, doctor, evaluate, golden, report, train
+from s4d.cli import (
+    bench,
+    bench_compile,
+    bench_projection,
+    bench_report,
+    checkpoint,
+    config,
+    data,
+    doctor,
+    evaluate,
+    golden,
+    report,
+    train,
+)
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -23,7 +36,12 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     ),
     "bench": (
         "Measure and check the kernels.",
-        {**{name: bench.command_for(name) for name in bench.COMMANDS}, "compile": bench_compile.compile_kernels},
+        {
+            **{name: bench.command_for(name) for name in bench.COMMANDS},
+            "projection": bench_projection.projection,
+            "gpu-report": bench_report.gpu_report,
+            "compile": bench_compile.compile_kernels,
+        },
     ),
     "config": (
         "Show, document and compare configurations.",

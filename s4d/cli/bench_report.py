@@ -1,0 +1,174 @@
+"""`s4d bench gpu-report`: all benchmarks, a step profile and the GPU tests in one go, into one JSON document.
+
+Each part runs in a process of its own under a time limit; a part that fails or runs out of time is recorded with the
+end of its output, keeps what it had measured, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from s4d.cli.bench import Device, chosen_device
+from s4d.cli.output import print_lines, print_table, relative
+
+_ROOT = Path(__file__).resolve().parents[2]
+_TAIL = 4000
+_ENTRY = "import sys; from s4d.cli import main; sys.exit(main())"
+# Left for writing the document when the last part uses up its time.
+_RESERVE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One process: a name, the benchmark it runs (None for the tests), and its most seconds."""
+
+    name: str
+    bench: str | None
+    limit: float
+
+
+# Benchmarks first: each checks its results before it times them. The tests get what is left of the whole.
+PARTS = (
+    Part(name="attention", bench="attention", limit=150),
+    Part(name="moae", bench="moae", limit=100),
+    Part(name="reconstruction", bench="reconstruction", limit=60),
+    Part(name="patch", bench="patch", limit=45),
+    Part(name="step", bench="step", limit=90),
+    Part(name="tests", bench=None, limit=300),
+)
+
+
+def gpu_report(
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the document; benchmarks/results/<device> by default.")
+    ] = None,
+    limit: Annotated[float, typer.Option(help="Most seconds of all parts together.")] = 580.0,
+    cases: Annotated[str | None, typer.Option(help="Only these cases in every benchmark.", show_default=False)] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    skip: Annotated[str, typer.Option(help="Parts to leave out, separated by commas.")] = "",
+) -> None:
+    """Run every benchmark, the step profile and the GPU tests; exit 1 if a part fails."""
+    from s4d.cli.bench_files import results_folder, write_document
+
+    target = chosen_device(device)
+    folder = (out or results_folder(target)).resolve()
+    logs = folder / "gpu-report"
+    logs.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + limit - _RESERVE
+    parts: list[dict[str, Any]] = []
+    for part in PARTS:
+        if part.name in skip.split(","):
+            parts.append({"name": part.name, "state": "skipped"})
+            continue
+        seconds = min(part.limit, end - time.monotonic())
+        extra = [*(["--cases", cases] if cases else []), *(["--repeats", str(repeats)] if repeats else [])]
+        parts.append(_run(part, target.type, logs, seconds, extra))
+        write_document(folder / "gpu-report.json", _document(target, parts))
+        print_lines([f"gpu-report: {part.name}: {parts[-1]['state']} after {parts[-1]['seconds']:.0f} s"])
+        sys.stdout.flush()
+    document = _document(target, parts)
+    write_document(folder / "gpu-report.json", document)
+    _show(document)
+    print_lines([f"results: {relative(folder / 'gpu-report.json')}"])
+    if not document["ok"]:
+        raise typer.Exit(1)
+
+
+def _run(part: Part, device: str, logs: Path, seconds: float, extra: list[str]) -> dict[str, Any]:
+    """Run one part; its state is passed, failed, out of time, or not started."""
+    if seconds <= 0:
+        return {"name": part.name, "state": "not started: no time left", "seconds": 0.0}
+    log, result = logs / f"{part.name}.log", logs / f"{part.name}.json"
+    result.unlink(missing_ok=True)
+    path = [os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    if part.bench is None:
+        command = [sys.executable, "-m", "pytest", *_TEST_OPTIONS, os.fspath(_ROOT / "tests")]
+        if device == "cuda":
+            environment["S4D_REQUIRE_GPU"] = "1"
+    else:
+        command = [sys.executable, "-c", _ENTRY, "bench", part.bench, "--device", device, "--json", os.fspath(result)]
+        command += ["--plots", os.fspath(logs), *extra]
+    start = time.monotonic()
+    state = _wait(command, environment, log, seconds)
+    document = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+    return {
+        "name": part.name,
+        "state": state,
+        "seconds": time.monotonic() - start,
+        "command": command[1:],
+        "tail": log.read_text(encoding="utf-8", errors="replace")[-_TAIL:],
+        "document": document,
+    }
+
+
+# The host may lack the plugins that the project's own settings name.
+_TEST_OPTIONS = (
+    "-c",
+    os.devnull,
+    f"--rootdir={_ROOT}",
+    "--import-mode=importlib",
+    "-p",
+    "no:cacheprovider",
+    "-q",
+    "-m",
+    "gpu and not launch",
+)
+
+
+def _wait(command: list[str], environment: Mapping[str, str], log: Path, seconds: float) -> str:
+    with log.open("wb") as stream:
+        # A session of its own, so that what the part has started ends with it.
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT, start_new_session=True
+        )
+        try:
+            status = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"out of time after {seconds:.0f} s"
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return "passed" if status == 0 else f"failed with status {status}"
+
+
+def _document(device: Any, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    from kernels.bench.machine import machine_facts, source_commit
+
+    goals = [goal for part in parts for goal in (part.get("document") or {}).get("goals", [])]
+    return {
+        "schema": 1,
+        "kind": "measurement",
+        "what": "gpu-report",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": source_commit(),
+        "machine": machine_facts(device),
+        "ok": all(part["state"] in ("passed", "skipped") for part in parts),
+        "goals": goals,
+        "parts": parts,
+    }
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    from s4d.cli.bench_tables import show_goals
+
+    print_table(
+        ("part", "state", "seconds"),
+        [(part["name"], part["state"], f"{part.get('seconds', 0):.0f}") for part in document["parts"]],
+    )
+    show_goals(document["goals"])
