@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import Backend, Facts, resolve
+from kernels.launch import is_interpreted, triton_refuses
 from kernels.moae.plan import RoutingPlan, build_plan, expert_capacity
 from kernels.moae.records import Experts, MoAERecord, MoAERequest, Router
 from kernels.philox import NoiseKey
@@ -23,8 +24,19 @@ def _per_expert_refuses(facts: Facts) -> str | None:
     return None if facts["device"] == "cpu" else "reads the rows of each expert on the host, which waits for the device"
 
 
-# In order of preference. Milliseconds forward + backward, best of 9, one thread of a 2-core Zen 5 with AVX-512 BF16,
-# torch 2.13, top-2 (T tokens, width D, E experts, hidden D / 4):
+def _triton_refuses(facts: Facts) -> str | None:
+    reason = triton_refuses(facts)
+    if reason is not None:
+        return reason
+    if facts["dtype"] not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"computes in float32, float16 and bfloat16, not {facts['dtype']}"
+    if facts["dtype"] == torch.bfloat16 and is_interpreted():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    return "keeps the scores of at most 256 experts in registers" if facts.get("many_experts") else None
+
+
+# In order of preference on CPUs. Milliseconds forward + backward, best of 9, one thread of a 2-core Zen 5 with AVX-512
+# BF16, torch 2.13, top-2 (T tokens, width D, E experts, hidden D / 4):
 #
 #     T, D, E          float32: grouped  dense_all    bfloat16: grouped  dense_all
 #     64, 128, 4                   0.87       0.69                 1.74       0.97
@@ -43,14 +55,23 @@ BACKENDS = {
     "grouped": Backend(name="grouped", function="kernels.moae.grouped:moae", refuse=_grouped_refuses),
     "dense_all": Backend(name="dense_all", function="kernels.moae.dense_all:moae"),
     "reference": Backend(name="reference", function="kernels.moae.reference:moae"),
+    "triton": Backend(name="triton", function="kernels.moae.triton_op:moae", refuse=_triton_refuses),
 }
+_CUDA_ORDER = ("triton", "grouped", "dense_all", "reference")
+# Tokens below which all experts at once come first on CUDA; 0 until `s4d bench moae` has found the crossover on a GPU.
+_CUDA_SMALL = 0
+_MANY_EXPERTS = 256
 
 
 def _by_preference(x: Tensor, num_experts: int, top_k: int) -> tuple[bool, dict[str, Backend]]:
-    """Whether a call is one of the small half-precision ones where all experts at once win, and its table."""
-    few_chosen = num_experts >= 4 * top_k
-    small = x.dtype.itemsize == 2 and (x.shape[0] < 1024 or (not few_chosen and x.shape[1] < 512))
-    return small, {"dense_all": BACKENDS["dense_all"], **BACKENDS} if small else BACKENDS
+    """Whether a call is one of the small ones where all experts at once win, and its table."""
+    if x.device.type == "cuda":
+        small, table = x.shape[0] < _CUDA_SMALL, {name: BACKENDS[name] for name in _CUDA_ORDER}
+    else:
+        few_chosen = num_experts >= 4 * top_k
+        small = x.dtype.itemsize == 2 and (x.shape[0] < 1024 or (not few_chosen and x.shape[1] < 512))
+        table = BACKENDS
+    return small, {"dense_all": BACKENDS["dense_all"], **table} if small else table
 
 
 def _check_call(x: Tensor, router: Router, experts: Experts, request: MoAERequest) -> None:
@@ -115,6 +136,7 @@ def moae(
     )
     _check_call(x, router, experts, request)
     small, table = _by_preference(x, experts.num_experts, top_k)
-    row = resolve("moae", table, backend, device=x.device.type, dtype=x.dtype, small=small)
+    many = {"many_experts": True} if experts.num_experts > _MANY_EXPERTS else {}
+    row = resolve("moae", table, backend, device=x.device.type, dtype=x.dtype, small=small, **many)
     output, record = row.load()(x, router, experts, request)
     return output, record
