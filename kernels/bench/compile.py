@@ -87,10 +87,12 @@ def collect_jobs(
     ]
 
 
-def compile_jobs(jobs: Sequence[Job], *, processes: int = 1, dump: Path | None = None) -> list[Row]:
+def compile_jobs(
+    jobs: Sequence[Job], *, processes: int = 1, dump: Path | None = None, report: Callable[[Row], object] | None = None
+) -> list[Row]:
     """Compile and judge ``jobs``, one process each, into rows of the same order; ``dump`` keeps cubins and SASS there.
 
-    Compiles afresh unless TRITON_CACHE_DIR names a cache to use.
+    ``report`` is called with every row as it is finished. Compiles afresh unless TRITON_CACHE_DIR names a cache to use.
     """
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
@@ -101,6 +103,8 @@ def compile_jobs(jobs: Sequence[Job], *, processes: int = 1, dump: Path | None =
         for index, result in run_forked(build, jobs, processes=processes):
             broken = isinstance(result, Broken)
             rows[index] = _row(jobs[index], failures=(f"does not compile: {result.reason}",)) if broken else result
+            if report is not None:
+                report(rows[index])
     finally:
         if own_cache is not None:
             shutil.rmtree(own_cache, ignore_errors=True)

@@ -48,17 +48,17 @@ class Cubin:
 
 def read_cubin(path: Path) -> Cubin:
     """Disassemble the cubin at ``path`` with the tools that come with Triton; it must hold one kernel."""
-    resources = _RESOURCES.findall(_cuobjdump("-res-usage", path))
+    text = _cuobjdump(path)
+    resources = _RESOURCES.findall(text)
     if len(resources) != 1:
         raise ValueError(f"{path}: expected one kernel, found {len(resources)}")
     registers, stack, shared, local = map(int, resources[0])
-    sass = _cuobjdump("-sass", path)
     return Cubin(
         registers=registers,
         stack=max(stack, local),
         static_shared=shared,
-        opcodes=count_opcodes(sass),
-        sass=sass,
+        opcodes=count_opcodes(text),
+        sass=text,
     )
 
 
@@ -67,10 +67,11 @@ def count_opcodes(sass: str) -> dict[str, int]:
     return dict(Counter(_OPCODE.findall(sass)))
 
 
-def _cuobjdump(option: str, path: Path) -> str:
+def _cuobjdump(path: Path) -> str:
     from triton import knobs
 
-    done = subprocess.run([knobs.nvidia.cuobjdump.path, option, str(path)], capture_output=True, text=True)
+    command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(f"cuobjdump {option} {path}: status {done.returncode}: {done.stderr.strip()[-200:]}")
+        raise ValueError(f"cuobjdump {path}: status {done.returncode}: {done.stderr.strip()[-200:]}")
     return done.stdout

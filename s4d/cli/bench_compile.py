@@ -37,14 +37,11 @@ def compile_kernels(
     found = collect_jobs(ops, architectures, lambda each: case in each.name)
     if not found:
         raise typer.BadParameter(f"no compile case has {case!r} in its name", param_hint="--case")
-    rows = compile_jobs(found, processes=jobs, dump=dump)
+    rows = compile_jobs(found, processes=jobs, dump=dump, report=_tell_failures)
     if as_json:
         print_json({"ok": not any(row.failures for row in rows), "rows": [row.as_dict() for row in rows]})
     else:
         print_table(_COLUMNS, [_cells(row) for row in rows])
-    for row in rows:
-        for failure in row.failures:
-            sys.stderr.write(f"{row.op} {row.kernel} {row.dtype} {row.architecture} [{row.tile}]: {failure}\n")
     if any(row.failures for row in rows):
         raise typer.Exit(1)
 
@@ -57,6 +54,11 @@ def _names(text: str, known: set[str], option: str) -> list[str]:
                 f"unknown {name!r}; expected some of {', '.join(sorted(known))}", param_hint=option
             )
     return names
+
+
+def _tell_failures(row: Row) -> None:
+    for failure in row.failures:
+        sys.stderr.write(f"{row.op} {row.kernel} {row.dtype} {row.architecture} [{row.tile}]: {failure}\n")
 
 
 def _cells(row: Row) -> tuple[object, ...]:
