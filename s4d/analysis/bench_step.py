@@ -30,12 +30,14 @@ _MODALITIES = ("image", "video")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepShape:
-    """Task, model size, and samples of each modality."""
+    """Task, model size, samples of each modality, and their frames of S x S pixels."""
 
     task: str
     size: str
     images: int
     clips: int
+    side: int = 160
+    frames: int = 16
 
     def architecture(self) -> Architecture:
         """The released architecture of the size; fine-tuning has experts in the upper half of the blocks."""
@@ -44,7 +46,7 @@ class StepShape:
         if self.task == "finetune":
             layers = tuple(range(size.depth // 2, size.depth))
             experts = MoaeArchitecture(layers=layers, num_experts=8, top_k=2, hidden_dim=size.embed_dim // 4)
-        return Architecture(**dataclasses.asdict(size), experts=experts)
+        return Architecture(**dataclasses.asdict(size), experts=experts, image_size=self.side, num_frames=self.frames)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +181,7 @@ CASES = {
         _case("finetune_16_16", StepShape(task="finetune", size="base", images=16, clips=16), "cuda"),
         _case("pretrain_small", StepShape(task="pretrain", size="small", images=4, clips=4), "cpu"),
         _case("finetune_small", StepShape(task="finetune", size="small", images=2, clips=2), "cpu"),
-        _case("tiny", StepShape(task="finetune", size="tiny", images=1, clips=1)),
+        _case("tiny", StepShape(task="pretrain", size="tiny", images=1, clips=1, side=32, frames=4)),
     )
 }
 

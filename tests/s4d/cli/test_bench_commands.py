@@ -1,0 +1,124 @@
+"""`s4d bench` end to end on cases of a few tokens: files, exit codes, and a report that survives failing parts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kernels import moae
+from kernels.backends import Backend
+from kernels.moae.dense_all import moae as dense_all
+from s4d.cli import bench_report, main
+from s4d.cli.bench_report import Part
+
+TINY = ["--device", "cpu", "--cases", "tiny", "--repeats", "1", "--quick-ceiling"]
+
+
+def twice_the_output(*arguments: Any) -> Any:
+    output, record = dense_all(*arguments)
+    return output * 2, record
+
+
+def read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def test_all_ops_into_json_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result, table = tmp_path / "all.json", tmp_path / "history.csv"
+    files = ["--json", str(result), "--csv", str(table), "--plots", str(tmp_path)]
+    assert main(["bench", "all", *TINY, "--dtype", "fp32", *files]) == 0
+    document = read(result)
+    assert (document["schema"], document["kind"], document["complete"]) == (1, "measurement", True)
+    assert document["machine"]["versions"]["torch"] == torch.__version__
+    assert set(document["ceiling"]) == {"matmul_float32", "copy"}
+    assert {row["op"] for row in document["rows"]} == {"attention", "moae", "patch", "reconstruction"}
+    assert not document["failures"]
+    assert all(item["reason"] for item in document["absent"])
+    assert {goal["state"] for goal in document["goals"]} == {"absent"}, "no goal is about tiny cases"
+    with table.open(encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == len(document["rows"]) and float(lines[0]["median_ms"]) > 0
+    output = capsys.readouterr().out
+    assert "attention tiny float32" in output and "conv3d_ready" in output
+    assert max(map(len, output.splitlines())) <= 200
+
+
+def test_json_on_stdout_is_alone_there_and_csv_is_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "new" / "history.csv"
+    for _ in range(2):
+        assert main(["bench", "patch", *TINY, "--dtype", "fp32", "--json", "-", "--csv", str(table)]) == 0
+        document = json.loads(capsys.readouterr().out)
+    assert {row["dtype"] for row in document["rows"]} == {"float32"}
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 2 * len(document["rows"]) and lines[0].startswith("date,commit,")
+
+
+def test_a_wrong_backend_ends_with_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = Backend(name="grouped", function=twice_the_output)
+    monkeypatch.setitem(moae.BACKENDS, "grouped", wrong)
+    assert main(["bench", "moae", *TINY, "--dtype", "fp32", "--json", str(tmp_path / "moae.json")]) == 1
+    document = read(tmp_path / "moae.json")
+    assert [item["peer"] for item in document["failures"]] == ["grouped"]
+    assert "grouped" not in {row["peer"] for row in document["rows"]}
+    assert "wrong results, not timed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["moae", "--device", "tpu"], "--device: expected cuda or cpu"),
+        (["moae", "--device", "cpu", "--dtype", "int8"], "--dtype: expected some of bf16"),
+        (["moae", "--device", "cpu", "--cases", "nope"], "cases are t1600"),
+        (["projection", "--gpu", "abacus"], "--gpu: expected one of h200"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_without_a_gpu_one_cannot_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", "moae", "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_whole_step(tmp_path: Path) -> None:
+    assert main(["bench", "step", *TINY, "--json", str(tmp_path / "step.json")]) == 0
+    rows = read(tmp_path / "step.json")["rows"]
+    assert {row["peer"] for row in rows} == {"automatic", "plain"}
+
+
+def test_a_projection_is_labelled(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "projection", "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == "projection" and "measured" in document["note"]
+    assert main(["bench", "projection"]) == 0
+    assert capsys.readouterr().out.startswith("PROJECTION for h200")
+
+
+def test_a_report_records_parts_that_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = (
+        Part(name="hangs", bench="patch", limit=0.2),
+        Part(name="fails", bench="nonsense", limit=60),
+        Part(name="works", bench="patch", limit=120),
+    )
+    monkeypatch.setattr(bench_report, "PARTS", parts)
+    arguments = ["--device", "cpu", "--cases", "tiny", "--repeats", "1", "--out", str(tmp_path), "--skip", "none"]
+    assert main(["bench", "gpu-report", *arguments]) == 1
+    document = read(tmp_path / "gpu-report.json")
+    states = {part["name"]: part["state"] for part in document["parts"]}
+    assert states["hangs"].startswith("out of time")
+    assert states["fails"] == "failed with status 2" and "nonsense" in document["parts"][1]["tail"]
+    assert states["works"] == "passed" and document["parts"][2]["document"]["rows"]
+    assert document["ok"] is False
