@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native check test test-deep gpu-report demo clean distclean
+.PHONY: help env native native-sanitize check test test-deep gpu-report demo clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,10 +46,18 @@ native: ## rebuild the native library
 	@rm -f $(PROJECT)
 	@$(MAKE) --no-print-directory $(PROJECT)
 
+SANITIZED := build/sanitize
+native-sanitize: ## build the native library aside with sanitizers and run its cases
+	@mkdir -p $(SANITIZED)
+	$(CXX) -std=c++17 -O0 -g1 -Wall -Wextra -pedantic -Werror -ffp-contract=off -fopenmp \
+		-fsanitize=address,undefined -fno-sanitize-recover=all -Ikernels/native \
+		kernels/native/*.cpp tests/kernels/native/sanitized_cases.cpp -o $(SANITIZED)/cases
+	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 $(SANITIZED)/cases
+
 # ---- checks and tests ----
 
 SOURCES := kernels s4d engine tests
-CXX_SOURCES = $(shell find kernels/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_SOURCES = $(shell find kernels/native tests/kernels/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 check: env ## lint, formatting and types

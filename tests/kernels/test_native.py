@@ -165,9 +165,28 @@ def test_native_row_says_why_it_refuses() -> None:
             embed_visible(pixels, torch.tensor([0]), weight, bias, mean, std, backend="native")
 
 
+def test_parts_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_load", lambda: (None, "gone"))
+    assert native.parts() == {"processor": "gone", "bfloat16 attention": "gone", "CUDA": "gone"}
+    monkeypatch.setattr(native, "_load", lambda: (object(), ""))
+    assert "without a CUDA compiler" in str(native.cuda_refuses())
+
+
+@pytest.mark.skipif(
+    not {"c++", "make"} <= {tool for tool in ("c++", "make") if shutil.which(tool)}, reason="no compiler"
+)
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    command = ["make", "native-sanitize", f"SANITIZED={tmp_path}", "CXX=c++"]
+    run = subprocess.run(command, cwd=SOURCES.parents[1], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    expected = native.attention_refuses(64) or "run"
+    assert f"all good; attention: {expected}" in run.stdout
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_headers_are_plain_c_plus_plus(tmp_path: Path) -> None:
     probe = tmp_path / "probe.cpp"
-    probe.write_text('#include "s4d_native.h"\nint main() { return 0; }\n')
+    headers = ("s4d_native.h", "tokens.h", "bfloat16.h", "erase_noise.h", "routing_plan_tiles.h")
+    probe.write_text("".join(f'#include "{name}"\n' for name in headers) + "int main() { return 0; }\n")
     flags = ["-std=c++17", "-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only", f"-I{SOURCES}"]
     subprocess.run(["c++", *flags, str(probe)], check=True)
