@@ -21,7 +21,10 @@ from torch import Tensor
 from kernels.attention.grouped import grouped_attention
 from kernels.attention.reference import reference_attention
 from kernels.attention.sdpa import sdpa_attention
+from kernels.attention.torch_varlen import torch_varlen_refuses
+from kernels.attention.xformers import xformers_refuses
 from kernels.backends import Backend, Facts, resolve
+from kernels.native import attention_refuses
 from kernels.varlen import Layout, check_layout
 
 
@@ -31,10 +34,28 @@ def _needs_groups(facts: Facts) -> str | None:
     return None
 
 
+def _native_refuses(facts: Facts) -> str | None:
+    if facts["device"] != "cpu":
+        return f"serves CPU tensors, not {facts['device']}"
+    if facts["dtype"] != torch.bfloat16:
+        return f"multiplies bfloat16, not {facts['dtype']}"
+    return attention_refuses(facts["head_dim"])
+
+
 BACKENDS: dict[str, Backend] = {
+    "native": Backend(name="native", function="kernels.attention.native:native_attention", refuse=_native_refuses),
     "grouped": Backend(name="grouped", function=grouped_attention, refuse=_needs_groups),
     "sdpa": Backend(name="sdpa", function=sdpa_attention, refuse=_needs_groups),
     "reference": Backend(name="reference", function=reference_attention),
+    # Never an automatic choice, since the reference serves all: their backward does not repeat to the bit.
+    "torch_varlen": Backend(
+        name="torch_varlen",
+        function="kernels.attention.torch_varlen:torch_varlen_attention",
+        refuse=torch_varlen_refuses,
+    ),
+    "xformers": Backend(
+        name="xformers", function="kernels.attention.xformers:xformers_attention", refuse=xformers_refuses
+    ),
 }
 
 
