@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -32,37 +33,52 @@ def _tile(m: int, n: int, k: int, warps: int, stages: int) -> Tile:
     return Tile(block_m=m, block_n=n, block_k=k, num_warps=warps, num_stages=stages)
 
 
-# (family, half precision, pixels normalised and nothing else) -> small, large number of tokens.
-FORWARD: dict[tuple[int, bool, bool], tuple[Tile, Tile]] = {
-    (80, True, True): (_tile(64, 64, 64, 4, 3), _tile(128, 128, 32, 8, 3)),
-    (80, True, False): (_tile(64, 64, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
-    (80, False, True): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
-    (80, False, False): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
-    (90, True, True): (_tile(64, 128, 64, 4, 3), _tile(128, 128, 64, 8, 3)),
-    (90, True, False): (_tile(64, 128, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
-    (90, False, True): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
-    (90, False, False): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
-    (100, True, True): (_tile(64, 128, 64, 4, 3), _tile(128, 128, 64, 8, 3)),
-    (100, True, False): (_tile(64, 128, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
-    (100, False, True): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
-    (100, False, False): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
+# What happens to pixels in the load: normalised alone; also blackened or mixed; noise drawn too, which needs registers.
+Load = Literal["plain", "changed", "noise"]
+
+# (family, half precision, load) -> tile for a small, for a large number of tokens.
+FORWARD: dict[tuple[int, bool, Load], tuple[Tile, Tile]] = {
+    (80, True, "plain"): (_tile(64, 64, 64, 4, 3), _tile(128, 128, 32, 8, 3)),
+    (80, True, "changed"): (_tile(64, 64, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
+    (80, True, "noise"): (_tile(64, 64, 32, 8, 2), _tile(64, 64, 32, 8, 2)),
+    (80, False, "plain"): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
+    (80, False, "changed"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
+    (80, False, "noise"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
+    (90, True, "plain"): (_tile(64, 128, 64, 4, 3), _tile(128, 128, 64, 8, 3)),
+    (90, True, "changed"): (_tile(64, 128, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
+    (90, True, "noise"): (_tile(64, 128, 32, 8, 2), _tile(64, 128, 32, 8, 2)),
+    (90, False, "plain"): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
+    (90, False, "changed"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
+    (90, False, "noise"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
+    (100, True, "plain"): (_tile(64, 128, 64, 4, 3), _tile(128, 128, 64, 8, 3)),
+    (100, True, "changed"): (_tile(64, 128, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
+    (100, True, "noise"): (_tile(64, 128, 32, 8, 2), _tile(64, 128, 32, 8, 2)),
+    (100, False, "plain"): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
+    (100, False, "changed"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
+    (100, False, "noise"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
 }
 # Below this many tokens the large tile leaves processors idle.
 _SMALL_TOKENS = 4096
 
-GRADIENT: dict[tuple[int, bool, bool], Tile] = {
-    (80, True, True): _tile(32, 128, 128, 8, 3),
-    (80, True, False): _tile(32, 128, 128, 8, 2),
-    (80, False, True): _tile(32, 32, 64, 4, 2),
-    (80, False, False): _tile(32, 32, 32, 4, 2),
-    (90, True, True): _tile(64, 128, 128, 8, 3),
-    (90, True, False): _tile(32, 128, 128, 8, 2),
-    (90, False, True): _tile(32, 32, 64, 4, 2),
-    (90, False, False): _tile(32, 32, 32, 4, 2),
-    (100, True, True): _tile(64, 128, 128, 8, 3),
-    (100, True, False): _tile(32, 128, 128, 8, 2),
-    (100, False, True): _tile(32, 32, 64, 4, 2),
-    (100, False, False): _tile(32, 32, 32, 4, 2),
+GRADIENT: dict[tuple[int, bool, Load], Tile] = {
+    (80, True, "plain"): _tile(32, 64, 128, 8, 3),
+    (80, True, "changed"): _tile(32, 64, 128, 8, 2),
+    (80, True, "noise"): _tile(32, 64, 64, 8, 2),
+    (80, False, "plain"): _tile(32, 32, 64, 4, 2),
+    (80, False, "changed"): _tile(32, 32, 32, 4, 2),
+    (80, False, "noise"): _tile(32, 32, 32, 4, 2),
+    (90, True, "plain"): _tile(64, 128, 128, 8, 3),
+    (90, True, "changed"): _tile(32, 128, 128, 8, 2),
+    (90, True, "noise"): _tile(32, 128, 64, 8, 2),
+    (90, False, "plain"): _tile(32, 32, 64, 4, 2),
+    (90, False, "changed"): _tile(32, 32, 32, 4, 2),
+    (90, False, "noise"): _tile(32, 32, 32, 4, 2),
+    (100, True, "plain"): _tile(64, 128, 128, 8, 3),
+    (100, True, "changed"): _tile(32, 128, 128, 8, 2),
+    (100, True, "noise"): _tile(32, 128, 64, 8, 2),
+    (100, False, "plain"): _tile(32, 32, 64, 4, 2),
+    (100, False, "changed"): _tile(32, 32, 32, 4, 2),
+    (100, False, "noise"): _tile(32, 32, 32, 4, 2),
 }
 
 
@@ -71,15 +87,15 @@ def family_of(architecture: int) -> int:
     return 100 if architecture >= 100 else 90 if architecture >= 90 else 80
 
 
-def select_forward(architecture: int, dtype: torch.dtype, tokens: int, *, plain: bool) -> Tile:
-    """Tile of the embedding for a number of tokens; ``plain`` pixels are neither erased nor mixed."""
-    small, large = FORWARD[family_of(architecture), dtype != torch.float32, plain]
+def select_forward(architecture: int, dtype: torch.dtype, tokens: int, load: Load) -> Tile:
+    """Tile of the embedding for a number of tokens."""
+    small, large = FORWARD[family_of(architecture), dtype != torch.float32, load]
     return small if tokens < _SMALL_TOKENS else large
 
 
-def select_gradient(architecture: int, dtype: torch.dtype, *, plain: bool) -> Tile:
+def select_gradient(architecture: int, dtype: torch.dtype, load: Load) -> Tile:
     """Tile of the weight gradient."""
-    return GRADIENT[family_of(architecture), dtype != torch.float32, plain]
+    return GRADIENT[family_of(architecture), dtype != torch.float32, load]
 
 
 def split_tokens(architecture: int, tokens: int, tiles: int, block_m: int) -> tuple[int, int]:

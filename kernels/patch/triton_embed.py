@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.launch import architecture, launch
-from kernels.patch.tiles import select_forward, select_gradient, split_tokens
+from kernels.patch.tiles import Load, select_forward, select_gradient, split_tokens
 from kernels.patch.triton_pixels import token_values
 
 _SUM_BLOCK = 1024
@@ -205,9 +205,11 @@ class Scene:
         }
 
     @property
-    def is_plain(self) -> bool:
-        """Whether pixels are normalised and nothing else."""
-        return self.erase_box is None and self.partner is None
+    def load(self) -> Load:
+        """What happens to pixels in the load."""
+        if self.erase_box is None and self.partner is None:
+            return "plain"
+        return "noise" if self.erase_box is not None and self.noise else "changed"
 
 
 def embed(scene: Scene, weight: Tensor, bias: Tensor) -> Tensor:
@@ -221,7 +223,7 @@ def embed(scene: Scene, weight: Tensor, bias: Tensor) -> Tensor:
         weight = weight.sum(2, keepdim=True)
     kernel = weight.permute(0, 2, 3, 4, 1).contiguous()
     output = torch.empty(tokens, columns, dtype=weight.dtype, device=weight.device)
-    tile = select_forward(architecture(weight.device), weight.dtype, tokens, plain=scene.is_plain)
+    tile = select_forward(architecture(weight.device), weight.dtype, tokens, scene.load)
     launch(
         patch_embed_kernel,
         (triton.cdiv(tokens, tile.block_m) * triton.cdiv(columns, tile.block_n),),
@@ -245,7 +247,7 @@ def embed_gradients(scene: Scene, d_output: Tensor, tubelet_size: int) -> tuple[
     tokens, columns = d_output.shape
     device, dtype = d_output.device, d_output.dtype
     family = architecture(device)
-    tile = select_gradient(family, dtype, plain=scene.is_plain)
+    tile = select_gradient(family, dtype, scene.load)
     tiles_n = triton.cdiv(columns, tile.block_n)
     tiles = (triton.cdiv(scene.values, tile.block_k) + 1) * tiles_n
     splits, tokens_per_split = split_tokens(family, tokens, tiles, tile.block_m)

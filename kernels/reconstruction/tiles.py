@@ -46,7 +46,7 @@ def _product(rows: int, columns: int, inner: int, warps: int, stages: int) -> Pr
 
 # (family, half precision) -> (largest width, tile) in order; the last row of each serves every width.
 RESIDUAL: dict[tuple[int, bool], tuple[tuple[int | None, ResidualTile], ...]] = {
-    (80, True): ((None, _residual(64, 64, 64, 4, 3)),),
+    (80, True): ((None, _residual(64, 64, 64, 8, 3)),),
     (80, False): ((None, _residual(32, 32, 32, 4, 2)),),
     (90, True): (
         (192, _residual(128, 64, 64, 8, 2, resident=True)),
@@ -54,11 +54,7 @@ RESIDUAL: dict[tuple[int, bool], tuple[tuple[int | None, ResidualTile], ...]] = 
         (None, _residual(128, 64, 64, 8, 3)),
     ),
     (90, False): ((None, _residual(32, 32, 32, 4, 2)),),
-    (100, True): (
-        (192, _residual(128, 64, 64, 8, 2, resident=True)),
-        (384, _residual(128, 64, 128, 8, 2, resident=True)),
-        (None, _residual(128, 64, 64, 8, 3)),
-    ),
+    (100, True): ((None, _residual(64, 128, 64, 8, 3)),),
     (100, False): ((None, _residual(32, 32, 32, 4, 2)),),
 }
 
@@ -78,7 +74,7 @@ HEAD: dict[tuple[int, bool], ProductTile] = {
     (80, False): _product(32, 64, 32, 4, 2),
     (90, True): _product(256, 128, 64, 8, 3),
     (90, False): _product(32, 64, 32, 4, 2),
-    (100, True): _product(256, 128, 64, 8, 3),
+    (100, True): _product(128, 128, 64, 8, 3),
     (100, False): _product(32, 64, 32, 4, 2),
 }
 
