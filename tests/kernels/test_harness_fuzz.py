@@ -12,13 +12,15 @@ from harness.table import pairs
 
 @pytest.mark.parametrize(("op", "backend"), pairs())
 def test_edges(op: Operation, backend: str) -> None:
-    """Sizes 0 and 1 and the corners of every rule, in every dtype."""
+    """Sizes 0 and 1 and the corners of every rule, in every dtype; in the interpreter, dtypes take turns."""
     tried = 0
     for dtype in dtypes_of(op, backend):
         reason = refusal(op, backend, dtype)
         if reason is not None:
             continue
         for number, case in enumerate(op.edges):
+            if is_interpreted(backend) and (number + (dtype == torch.float16)) % 2:
+                continue
             check_case(op, case, backend, dtype, placement=NEAR[number % len(NEAR)], steps=1 + number % 2)
             tried += 1
     if not tried:
@@ -27,9 +29,9 @@ def test_edges(op: Operation, backend: str) -> None:
 
 @pytest.mark.parametrize(("op", "backend"), pairs())
 def test_forward(op: Operation, backend: str) -> None:
-    fuzz(op, backend, examples=30 if is_interpreted(backend) else 100, number=0, backward=False)
+    fuzz(op, backend, examples=20 if is_interpreted(backend) else 100, number=0, backward=False)
 
 
 @pytest.mark.parametrize(("op", "backend"), pairs())
 def test_forward_and_backward(op: Operation, backend: str) -> None:
-    fuzz(op, backend, examples=10 if is_interpreted(backend) else 30, number=1, backward=True)
+    fuzz(op, backend, examples=8 if is_interpreted(backend) else 30, number=1, backward=True)

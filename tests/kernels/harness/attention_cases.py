@@ -123,6 +123,8 @@ ATTENTION = Operation(
     backends=BACKENDS,
     cases=_cases,
     edges=_EDGES,
+    smooth=AttentionCase(layout=((1, 2), (1, 3)), heads=1, known=True),
+    busy=AttentionCase(layout=((20, 10), (2, 100)), heads=4, head_dim=64),
     operands=_operands,
     forward=_forward,
     exact=_exact,

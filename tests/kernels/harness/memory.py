@@ -18,6 +18,8 @@ from torch import Tensor
 # Bytes on either side of a guarded allocation; a multiple of every alignment that kernels are compiled for.
 MARGIN = 512
 SENTINEL = 0xA5
+# Filling a far operand's memory with poison would commit it.
+_empty = torch.empty
 # Elements from the first to the last row of a far operand: more than 32 bits can count.
 FAR = (1 << 31) + 4096
 
@@ -63,7 +65,7 @@ def far(tensor: Tensor) -> Tensor:
     if tensor.ndim < 2 or tensor.shape[0] < 2:
         return plain(tensor)
     stride = FAR // (tensor.shape[0] - 1)
-    buffer = torch.empty((tensor.shape[0] - 1) * stride + tensor[0].numel(), dtype=tensor.dtype, device=tensor.device)
+    buffer = _empty((tensor.shape[0] - 1) * stride + tensor[0].numel(), dtype=tensor.dtype, device=tensor.device)
     return buffer.as_strided(tensor.shape, (stride, *tensor[0].contiguous().stride())).copy_(tensor)
 
 

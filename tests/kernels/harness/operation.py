@@ -38,16 +38,19 @@ Forward = Callable[..., Named]
 class Operation:
     """One op: its table, its cases, and its forward ``(case, leaves, fixed, backend) -> results by name``.
 
-    ``cases(interpreted)`` draws records with small sizes for the interpreter; ``edges`` are always tried. ``exact`` is
-    the definition and ``native`` the plain PyTorch form, both as forward without a backend; ``forms`` are other plain
-    PyTorch forms, whose sums run in other orders. ``library`` names backends that are themselves one plain PyTorch
-    call: held to the RMS bound and the pattern, not to another formula's error.
+    ``cases(interpreted)`` draws records with small sizes for the interpreter; ``edges`` are always tried; ``smooth`` is
+    tiny and bears small steps; ``busy`` is large enough for several threads. ``exact`` is the definition and ``native``
+    the plain PyTorch form, both as forward without a backend; ``forms`` are other plain PyTorch forms, whose sums run
+    in other orders. ``library`` names backends that are themselves one plain PyTorch call: held to the RMS bound and
+    the pattern, not to another formula's error.
     """
 
     name: str
     backends: Mapping[str, Backend]
     cases: Callable[[bool], SearchStrategy[Any]]
     edges: tuple[Any, ...]
+    smooth: Any
+    busy: Any
     operands: Callable[[Any, torch.dtype], Operands]
     forward: Forward
     exact: Forward

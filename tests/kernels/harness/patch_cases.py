@@ -96,6 +96,8 @@ PATCH = Operation(
     backends=BACKENDS,
     cases=_cases,
     edges=_EDGES,
+    smooth=PatchCase(samples=2, slices=1, patch=4, rows=1, columns=2, width=8, mix="mixup"),
+    busy=PatchCase(samples=8, slices=4, rows=3, width=64, mix="mixup", erase="noise"),
     operands=_operands,
     forward=_forward,
     exact=_exact,

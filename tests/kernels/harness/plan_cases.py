@@ -87,6 +87,8 @@ MOAE_PLAN = Operation(
     backends=BACKENDS,
     cases=_cases,
     edges=_EDGES,
+    smooth=PlanCase(tokens=9),
+    busy=PlanCase(tokens=3000, num_experts=8, capacity=700),
     operands=_operands,
     forward=_forward,
     exact=_loop,

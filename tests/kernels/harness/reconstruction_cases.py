@@ -65,6 +65,8 @@ RECONSTRUCTION = Operation(
     backends=BACKENDS,
     cases=_cases,
     edges=_EDGES,
+    smooth=ReconstructionCase(samples=1, slices=1, patch=4, rows=1, columns=3, width=8, wanted="all"),
+    busy=ReconstructionCase(samples=8, slices=4, rows=3, width=64),
     operands=_operands,
     forward=_forward,
     exact=_exact,
