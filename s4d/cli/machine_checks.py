@@ -74,7 +74,8 @@ def _native() -> Check:
 
     usable, reason = native.status()
     if usable:
-        return Check(name="native library", state="ok", detail="loaded", needed=False)
+        missing = [f"no {part}: {why}" for part, why in native.parts().items() if why is not None]
+        return Check(name="native library", state="ok", detail="; ".join(["loaded", *missing]), needed=False)
     fix = "install a C++ compiler, then: make native"
     return Check(name="native library", state="absent", detail=reason, fix=fix, needed=False)
 
