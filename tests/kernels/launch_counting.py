@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ _HOST_ONLY = {"_unsafe_view", "detach", "alias", "lift_fresh", "sym_size", "sym_
 class Started(TorchDispatchMode):
     """Counts of one block: ``launches`` of Triton kernels, ``ops`` of aten that start work, ``names`` of all ops seen.
 
-    ``live`` and ``peak`` are the bytes of tensors made in the block that are, and at most were, alive.
+    ``live`` are the bytes of tensors made in the block that are alive.
     """
 
     def __init__(self, launches: list[Launch]) -> None:
@@ -41,9 +42,11 @@ class Started(TorchDispatchMode):
         self.launches = launches
         self.ops: Counter[str] = Counter()
         self.names: set[str] = set()
-        self.live = 0
-        self.peak = 0
         self._storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        # What was made (bytes) and released (bytes, negative) in order, by serial number.
+        self._events: list[tuple[int, int]] = []
+        self._made = 0
+        self._described = 0
 
     @property
     def total(self) -> int:
@@ -60,12 +63,30 @@ class Started(TorchDispatchMode):
         """Ops seen that make the host wait."""
         return self.names & WAITING
 
+    @property
+    def live(self) -> int:
+        """Bytes alive now of tensors made in the block."""
+        self._let_go()
+        return sum(size for _, size in self._events)
+
+    @property
+    def workspace(self) -> int:
+        """The most bytes that were alive at once of tensors that are gone now."""
+        self._let_go()
+        gone = {serial for serial, size in self._events if size < 0}
+        most = held = 0
+        for serial, size in self._events:
+            held += size if serial in gone else 0
+            most = max(most, held)
+        return most
+
     def restart(self) -> None:
-        """Forget launches and ops, and measure the peak from what is alive now."""
+        """Forget launches, ops and tensors seen so far."""
         self.launches.clear()
+        self._described = 0
         self.ops.clear()
         self.names.clear()
-        self.peak = self.live
+        self._events.clear()
 
     def describe(self) -> str:
         """All starts, for the message of a failed assertion."""
@@ -73,6 +94,7 @@ class Started(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self._let_go()
         qualified = func._schema.name
         definition = OPDEFS.get(qualified)
         if definition is not None:
@@ -93,22 +115,36 @@ class Started(TorchDispatchMode):
         result = func(*args, **kwargs)
         if not (name in _ALLOCATING or name in _HOST_ONLY or _is_view(func)):
             self.ops[name] += 1
-        self._follow(result)
+        self._follow(result, given=(args, kwargs))
         return result
 
-    def _follow(self, result: Any) -> None:
+    def _let_go(self) -> None:
+        """Describe the tensors of recorded launches instead of holding them."""
+        for index in range(self._described, len(self.launches)):
+            launch = self.launches[index]
+            arguments = {name: _description(value) for name, value in launch.arguments.items()}
+            self.launches[index] = replace(launch, arguments=arguments)
+        self._described = len(self.launches)
+
+    def _follow(self, result: Any, given: Any) -> None:
+        known = {leaf.untyped_storage()._cdata for leaf in tree_flatten(given)[0] if isinstance(leaf, Tensor)}
         for tensor in (leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)):
             storage = tensor.untyped_storage()
-            if storage in self._storages:
+            if storage in self._storages or storage._cdata in known:
                 continue
             self._storages.add(storage)
-            size = storage.nbytes()
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._released, size)
+            self._made += 1
+            self._events.append((self._made, storage.nbytes()))
+            weakref.finalize(storage, self._release, self._made, storage.nbytes())
 
-    def _released(self, size: int) -> None:
-        self.live -= size
+    def _release(self, serial: int, size: int) -> None:
+        # What was made before a restart is not counted any more.
+        if any(made == serial for made, _ in self._events):
+            self._events.append((serial, -size))
+
+
+def _description(value: Any) -> Any:
+    return (value.dtype, tuple(value.shape)) if isinstance(value, Tensor) else value
 
 
 def _is_view(func: Any) -> bool:
@@ -120,8 +156,7 @@ def _is_view(func: Any) -> bool:
 def counting(*, architecture: int = 90) -> Iterator[Started]:
     """Count what the block starts on a device of ``architecture``; Triton kernels are recorded, not run.
 
-    For forward and backward apart, call ``restart`` between them and give ``torch.autograd.grad`` its gradient. Bytes
-    include tensors that the block returns, and views of tensors from outside whose storage was not seen before.
+    For forward and backward apart, call ``restart`` between them and give ``torch.autograd.grad`` its gradient.
     """
     with recording(dry=True, architecture=architecture) as launches, Started(launches) as started:
         yield started

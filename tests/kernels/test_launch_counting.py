@@ -74,17 +74,31 @@ def test_composite_ops_count_as_their_parts() -> None:
 
 
 def test_bytes_alive() -> None:
+    given = torch.empty(1000)
     with counting() as started:
         kept = torch.empty(100)
-        scratch = torch.empty(300)
-        assert (started.live, started.peak) == (1600, 1600)
-        del scratch
-        assert (started.live, started.peak) == (400, 1600)
+        first = torch.empty(300)
+        first.view(30, 10).add_(given[:10])
+        assert (started.live, started.workspace) == (1600, 0)
+        del first
+        second = torch.empty(50)
+        third = torch.empty(60)
+        assert (started.live, started.workspace) == (840, 1200)
+        del second, third
+        assert (started.live, started.workspace) == (400, 1200)
         started.restart()
-        kept.view(10, 10).add_(1)
-        assert (started.live, started.peak) == (400, 400)
+        del kept
         torch.empty(1)
-        assert started.peak == 404
+        assert (started.live, started.workspace) == (0, 4)
+
+
+def test_a_recorded_launch_keeps_no_tensor_alive() -> None:
+    with counting() as started:
+        kept = start(start(torch.empty(100)))
+        assert (started.live, started.workspace) == (400, 800)
+        assert started.launches[0].arguments["x"] == (torch.float32, (100,))
+        del kept
+        assert started.live == 0
 
 
 def test_bytes_saved() -> None:
