@@ -1,0 +1,93 @@
+"""Training with the chosen kernels beside training with their definitions: the losses part no more than rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from s4d.config import Config
+from s4d.data.batch import PackedBatch
+from s4d.models.backends import OPS
+from s4d.tasks.finetune import FinetuneTask
+from s4d.tasks.pretrain import PretrainTask
+
+WEIGHTS = {"image": 0.3, "video": 0.7}
+CLASSES = {"faces": ("a", "b", "c"), "clips": ("p", "q", "r", "s")}
+MASKED = {"image": 2, "video": 5}
+# Largest relative gap between two losses of one step that differ in nothing but the order of float32 sums.
+GAP = 1e-6
+
+DEFINITIONS = dict.fromkeys(OPS, "reference")
+TRITON = dict.fromkeys(OPS, "triton")
+
+
+def losses(
+    config_of: Callable[..., Config],
+    batch_of: Callable[..., PackedBatch],
+    task_name: str,
+    backends: dict[str, str],
+    *,
+    steps: int,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Loss of each step of AdamW over a dozen samples of each kind, (steps,) float64."""
+    config = config_of(task_name, engine={"steps": steps, "precision": "fp32", "backends": backends})
+    device = torch.device("cpu")
+    task: PretrainTask | FinetuneTask
+    if task_name == "pretrain":
+        task = PretrainTask(config, WEIGHTS, {}, rank=0, world_size=1, device=device)
+    else:
+        task = FinetuneTask(config, WEIGHTS, CLASSES, rank=0, world_size=1, device=device)
+    task.module.to(dtype)
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05)
+    found = []
+    for step in range(steps):
+        numbers = range(2 * (step % 6), 2 * (step % 6) + 2)
+        masked = MASKED if task_name == "pretrain" else None
+        batch = batch_of(numbers, numbers, masked=masked, drop_path=0.0 if masked else 0.1)
+        statistics = task.begin_step(task.module, [batch])
+        loss = task.forward(task.module, batch, statistics).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.detach().double())
+    return torch.stack(found)
+
+
+def gap(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float(((ours - theirs) / theirs).abs().max())
+
+
+def compare_runs(config_of: object, batch_of: object, task: str, backends: dict[str, str], steps: int) -> None:
+    """Both runs against each other, and against the definitions in float64."""
+    definition = losses(config_of, batch_of, task, DEFINITIONS, steps=steps)
+    exact = losses(config_of, batch_of, task, DEFINITIONS, steps=steps, dtype=torch.float64)
+    ours = losses(config_of, batch_of, task, backends, steps=steps)
+    figures = (
+        f"gap {gap(ours, definition):.2e}; to float64: {gap(ours, exact):.2e}, definitions {gap(definition, exact):.2e}"
+    )
+    print(f"{task}, {steps} steps: {figures}")
+    assert float(exact[-5:].mean()) < float(exact[:5].mean()), "nothing was learned, so nothing was tried"
+    assert gap(ours, definition) <= GAP, figures
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_automatic_choice_trains_like_the_definitions(
+    config_of: Callable[..., Config], batch_of: Callable[..., PackedBatch], task: str
+) -> None:
+    compare_runs(config_of, batch_of, task, {}, 50)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("backends", [{}, TRITON], ids=["automatic", "triton"])
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_two_hundred_steps(
+    config_of: Callable[..., Config], batch_of: Callable[..., PackedBatch], task: str, backends: dict[str, str]
+) -> None:
+    missing = [op for op, name in backends.items() if name not in OPS[op]]
+    if missing:
+        pytest.skip(f"no Triton backend of {', '.join(missing)}")
+    # The interpreter takes a second a step.
+    compare_runs(config_of, batch_of, task, backends, 50 if backends else 200)
