@@ -7,6 +7,7 @@ Tiles are oriented by ROW_AXIS. On axis 0 the slots are the rows of every produc
 the weights' columns are its rows, which is how tiles of fewer slots than a tensor core has rows still fill it.
 """
 
+# mypy: allow-untyped-defs
 from __future__ import annotations
 
 from typing import Any
@@ -106,6 +107,7 @@ def products(
     row_starts,
     weights,
     first_column,
+    depth_end,
     DEPTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH_STRIDE: tl.constexpr,
@@ -117,12 +119,15 @@ def products(
     ROW_AXIS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Rows in memory times CHUNKS neighbouring column blocks of a matrix: a tuple of accumulators."""
+    """Rows in memory times CHUNKS neighbouring column blocks of a matrix: a tuple of accumulators.
+
+    ``depth_end`` is DEPTH at run time: a loop of known length would be unrolled whole, to more code and registers.
+    """
     totals = ()
     for _ in tl.static_range(CHUNKS):
         totals += (zeros(BLOCK_ROWS, BLOCK_COLUMNS, ROW_AXIS),)
     depth = tl.expand_dims(tl.arange(0, BLOCK_DEPTH), ROW_AXIS)
-    for start in tl.range(0, DEPTH, BLOCK_DEPTH):
+    for start in tl.range(0, depth_end, BLOCK_DEPTH):
         if DEPTH % BLOCK_DEPTH == 0:
             rows = tl.load(row_starts + start + depth)
         else:
@@ -190,6 +195,7 @@ def _hidden_block(
     hidden_rows,
     live,
     first,
+    width,
     WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     KEEPS: tl.constexpr,
@@ -207,6 +213,7 @@ def _hidden_block(
         x_rows,
         fc1,
         first,
+        width,
         WIDTH,
         HIDDEN,
         1,
@@ -246,6 +253,8 @@ def _forward_kernel(
     rows,
     preactivation,
     hidden,
+    width,
+    hidden_width,
     WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     TOP_K: tl.constexpr,
@@ -292,6 +301,7 @@ def _forward_kernel(
             hidden + row * HIDDEN,
             live,
             0,
+            width,
             WIDTH,
             HIDDEN,
             KEEPS,
@@ -305,7 +315,7 @@ def _forward_kernel(
             PRECISION,
         )
     else:
-        for first in tl.range(0, HIDDEN, CHUNKS * BLOCK_HIDDEN):
+        for first in tl.range(0, hidden_width, CHUNKS * BLOCK_HIDDEN):
             _hidden_block(
                 x_rows,
                 fc1,
@@ -314,6 +324,7 @@ def _forward_kernel(
                 hidden + row * HIDDEN,
                 live,
                 first,
+                width,
                 WIDTH,
                 HIDDEN,
                 KEEPS,
@@ -328,7 +339,7 @@ def _forward_kernel(
             )
         tl.debug_barrier()
     in_block = tl.expand_dims(tl.arange(0, BLOCK_COLUMNS), ROW_AXIS)
-    for first in tl.range(0, WIDTH, BLOCK_COLUMNS):
+    for first in tl.range(0, width, BLOCK_COLUMNS):
         if RESIDENT:
             total = chunk_product(
                 chunks,
@@ -351,6 +362,7 @@ def _forward_kernel(
                 hidden + tl.where(live, row, 0) * HIDDEN,
                 fc2,
                 first,
+                hidden_width,
                 HIDDEN,
                 WIDTH,
                 1,
@@ -435,6 +447,8 @@ def experts_forward(
         rows,
         preactivation,
         x.new_empty(0 if constants["RESIDENT"] else slots, hidden),
+        width,
+        hidden,
         KEEPS=keep_preactivation,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,

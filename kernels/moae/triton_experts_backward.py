@@ -4,6 +4,7 @@ Starts from the stored W1 x + b1, so that no product is done twice; gate gradien
 spares storing the experts' outputs, plus the term of the output bias.
 """
 
+# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import torch
@@ -23,6 +24,7 @@ from kernels.moae.triton_experts import (
     products,
     row_constants,
     row_programs,
+    zeros,
 )
 
 
@@ -39,6 +41,7 @@ def _clear_dropped(order, expert_offsets, d_gates, slots, EXPERTS: tl.constexpr,
 def _bias_products(
     grad_rows,
     fc2_bias,
+    width,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
@@ -46,11 +49,8 @@ def _bias_products(
 ):
     """grad_out . b2 of each row, in float32."""
     depth = tl.expand_dims(tl.arange(0, BLOCK_DEPTH), ROW_AXIS)
-    if ROW_AXIS == 0:
-        total = tl.zeros((BLOCK_ROWS, BLOCK_DEPTH), tl.float32)
-    else:
-        total = tl.zeros((BLOCK_DEPTH, BLOCK_ROWS), tl.float32)
-    for start in tl.range(0, WIDTH, BLOCK_DEPTH):
+    total = zeros(BLOCK_ROWS, BLOCK_DEPTH, ROW_AXIS)
+    for start in tl.range(0, width, BLOCK_DEPTH):
         inside = start + depth < WIDTH
         bias = tl.load(fc2_bias + start + depth, mask=inside, other=0.0).to(tl.float32)
         total += tl.load(grad_rows + start + depth, mask=inside, other=0.0).to(tl.float32) * bias
@@ -66,6 +66,7 @@ def _gradient_block(
     gate_starts,
     live,
     first,
+    width,
     WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     CHUNKS: tl.constexpr,
@@ -81,6 +82,7 @@ def _gradient_block(
         grad_rows,
         fc2,
         first,
+        width,
         WIDTH,
         HIDDEN,
         HIDDEN,
@@ -92,18 +94,22 @@ def _gradient_block(
         ROW_AXIS,
         PRECISION,
     )
-    d_gate = tl.zeros((BLOCK_ROWS,), tl.float32)
+    shares = zeros(BLOCK_ROWS, BLOCK_HIDDEN, ROW_AXIS)
     gate = tl.load(gate_starts).to(tl.float32)
     chunks = ()
     for chunk in tl.static_range(CHUNKS):
         column = first + chunk * BLOCK_HIDDEN + tl.expand_dims(tl.arange(0, BLOCK_HIDDEN), ROW_AXIS)
         stored = live & (column < HIDDEN)
-        value, slope = gelu(tl.load(preactivation_rows + column, mask=stored, other=0.0).to(tl.float32), EXACT)
-        d_gate += tl.sum(totals[chunk] * value, 1 - ROW_AXIS)
+        before = tl.load(preactivation_rows + column, mask=stored, other=0.0)
+        # Always the first: it makes the compiler move these values, in half precision, to where the products are,
+        # not the products and both results of gelu, in float32, to where the values were loaded.
+        before = tl.where(totals[chunk] == totals[chunk], before, 0.0)
+        value, slope = gelu(before.to(tl.float32), EXACT)
+        shares += totals[chunk] * value
         block = (totals[chunk] * gate * slope).to(fc2.dtype.element_ty)
         tl.store(d_preactivation_rows + column, block, mask=stored)
         chunks += (block,)
-    return chunks, d_gate
+    return chunks, tl.sum(shares, 1 - ROW_AXIS)
 
 
 @triton.jit
@@ -120,6 +126,8 @@ def _backward_kernel(
     d_gates,
     d_preactivation,
     slots,
+    width,
+    hidden_width,
     WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     TOP_K: tl.constexpr,
@@ -147,6 +155,7 @@ def _backward_kernel(
     matrix = expert.to(tl.int64) * HIDDEN * WIDTH
     fc1 += matrix
     fc2 += matrix
+    d_gate = _bias_products(grad_rows, fc2_bias + expert * WIDTH, width, WIDTH, BLOCK_ROWS, BLOCK_DEPTH, ROW_AXIS)
     # 64-bit only where the tile starts: offsets within it are cheaper to keep in registers.
     start = first_slot.to(tl.int64)
     row = tl.expand_dims(in_tile, 1 - ROW_AXIS)
@@ -155,7 +164,7 @@ def _backward_kernel(
     d_preactivation += start * HIDDEN
     dx_rows += start * WIDTH + row * WIDTH
     if RESIDENT:
-        chunks, d_gate = _gradient_block(
+        chunks, share = _gradient_block(
             grad_rows,
             fc2,
             preactivation,
@@ -163,6 +172,7 @@ def _backward_kernel(
             gate_starts,
             live,
             0,
+            width,
             WIDTH,
             HIDDEN,
             CHUNKS,
@@ -173,9 +183,9 @@ def _backward_kernel(
             EXACT,
             PRECISION,
         )
+        d_gate += share
     else:
-        d_gate = tl.zeros((BLOCK_ROWS,), tl.float32)
-        for first in tl.range(0, HIDDEN, CHUNKS * BLOCK_HIDDEN):
+        for first in tl.range(0, hidden_width, CHUNKS * BLOCK_HIDDEN):
             d_gate += _gradient_block(
                 grad_rows,
                 fc2,
@@ -184,6 +194,7 @@ def _backward_kernel(
                 gate_starts,
                 live,
                 first,
+                width,
                 WIDTH,
                 HIDDEN,
                 CHUNKS,
@@ -195,10 +206,9 @@ def _backward_kernel(
                 PRECISION,
             )[1]
         tl.debug_barrier()
-    d_gate += _bias_products(grad_rows, fc2_bias + expert * WIDTH, WIDTH, BLOCK_ROWS, BLOCK_DEPTH, ROW_AXIS)
     tl.store(d_gates + assignment, d_gate, mask=in_tile < end - first_slot)
     in_block = tl.expand_dims(tl.arange(0, BLOCK_COLUMNS), ROW_AXIS)
-    for first in tl.range(0, WIDTH, BLOCK_COLUMNS):
+    for first in tl.range(0, width, BLOCK_COLUMNS):
         if RESIDENT:
             total = chunk_product(
                 chunks,
@@ -221,6 +231,7 @@ def _backward_kernel(
                 d_preactivation + tl.where(live, row, 0) * HIDDEN,
                 fc1,
                 first,
+                hidden_width,
                 HIDDEN,
                 WIDTH,
                 WIDTH,
@@ -266,6 +277,8 @@ def experts_backward(
         d_gates,
         d_preactivation,
         slots,
+        width,
+        hidden,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         **row_constants(tile, grad_out, plan, experts),
