@@ -1,7 +1,8 @@
-"""Tiles of the router and plan kernels: finite tables by architecture family, operand class and padded columns.
+"""Tiles of the router kernels: finite tables by architecture family, use of tensor cores and padded columns.
 
-``EXACT`` rows multiply in float32 without tensor cores: for float32 tokens, and for so many experts that the
-accumulators of a row tile wide enough for tensor cores do not fit the registers.
+Rows without tensor cores serve float32 tokens, and so many experts that the accumulators of a tile of 64 tokens, the
+fewest that tensor cores take, do not fit the registers. Their products have fewer than 64 rows: on architecture 100 the
+compiler rounds a taller float32 product to TF32, whatever its stated precision.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 # Most padded columns (experts, twice with noise) that run on tensor cores.
-MOST_TENSOR_COLUMNS = 64
+MOST_TENSOR_COLUMNS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,17 +36,17 @@ def _exact(tokens: int, columns: int, warps: int, stages: int) -> Tile:
 
 # (family, tensor cores) -> rows (most padded columns, tile), the first that is wide enough serves.
 ROUTER = {
-    (80, True): ((64, _half(64, 64, 4, 3)),),
-    (90, True): ((64, _half(64, 64, 4, 4)),),
-    (100, True): ((64, _half(64, 64, 4, 4)),),
+    (80, True): ((32, _half(64, 64, 4, 3)),),
+    (90, True): ((32, _half(64, 64, 4, 4)),),
+    (100, True): ((32, _half(64, 64, 4, 4)),),
     (80, False): ((32, _exact(16, 64, 4, 2)), (128, _exact(16, 32, 4, 2)), (512, _exact(16, 16, 8, 2))),
     (90, False): ((32, _exact(16, 64, 4, 2)), (128, _exact(16, 32, 4, 2)), (512, _exact(16, 16, 8, 2))),
     (100, False): ((32, _exact(16, 64, 4, 2)), (128, _exact(16, 32, 4, 2)), (512, _exact(16, 16, 8, 2))),
 }
 ROUTER_BACKWARD = {
-    (80, True): ((64, _half(64, 64, 4, 2)),),
-    (90, True): ((64, _half(64, 64, 4, 2)),),
-    (100, True): ((64, _half(64, 64, 4, 2)),),
+    (80, True): ((16, _half(64, 64, 4, 2)), (32, _half(64, 64, 8, 2))),
+    (90, True): ((32, _half(64, 64, 4, 2)),),
+    (100, True): ((32, _half(64, 64, 4, 2)),),
     (80, False): ((32, _exact(16, 32, 4, 1)), (128, _exact(16, 32, 4, 1)), (512, _exact(16, 16, 8, 1))),
     (90, False): ((32, _exact(16, 32, 4, 1)), (128, _exact(16, 32, 4, 1)), (512, _exact(16, 16, 8, 1))),
     (100, False): ((32, _exact(16, 32, 4, 1)), (128, _exact(16, 32, 4, 1)), (512, _exact(16, 16, 8, 1))),

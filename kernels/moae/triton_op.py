@@ -141,7 +141,10 @@ def backward(
     kept: list[Tensor],
     settings: list[int],
 ) -> list[Tensor]:
-    """Launch the backward. ``grads`` of output, logits, gates and prob_sums; returns those of x, router and experts."""
+    """Launch the backward. ``grads`` of output, logits, gates and prob_sums; returns those of x, router and experts.
+
+    Without a gradient of the output there are none of the experts.
+    """
     call, x, state, weights = Settings.of(settings), x.contiguous(), Kept(*kept), _experts(experts)
     grad_out, grad_logits, grad_gates, grad_prob_sums = (None if grad is None else grad.contiguous() for grad in grads)
     plan = RoutingPlan(
@@ -153,9 +156,8 @@ def backward(
         capacity=call.limit,
     )
     dx_rows = d_gates = None
-    if grad_out is None:
-        d_experts = [torch.zeros_like(tensor) for tensor in experts]
-    else:
+    d_experts: list[Tensor] = []
+    if grad_out is not None:
         dx_rows, d_gates, d_preactivation = experts_backward(grad_out, state.preactivation, state.gates, plan, weights)
         d_experts = list(
             weight_gradients(grad_out, x, state.preactivation, d_preactivation, state.gates, plan, weights)
@@ -259,7 +261,7 @@ def _(
     kept: list[Tensor],
     settings: list[int],
 ) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in (x, *router, *experts)]
+    return [tensor.new_empty(tensor.shape) for tensor in (x, *router, *(() if grads[0] is None else experts))]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -281,7 +283,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         rest[ctx.num_router + 4 :],
     )
     dx, *others = triton_moae_backward(list(grads[:4]), x, router, experts, kept, ctx.settings)
-    d_router, d_experts = others[: ctx.num_router], others[ctx.num_router :]
+    d_router, d_experts = others[: ctx.num_router], others[ctx.num_router :] or [None] * 4
     return dx, d_router, d_experts, [None] * ctx.num_noise, grads[0] if ctx.has_residual else None, None
 
 

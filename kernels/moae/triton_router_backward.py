@@ -45,12 +45,12 @@ def choice_gradient(
         weighted += gradient * tl.load(gates + t * K + choice, mask=inside, other=0.0)
     result = tl.zeros((t.shape[0], EP), dtype=tl.float32)
     for choice in tl.static_range(K):
-        gradient = -weighted
+        gradient = tl.zeros((t.shape[0],), dtype=tl.float32)
         if EXPERTS:
             gradient += tl.load(d_gates + t * K + choice, mask=inside, other=0.0)
         if GATES:
             gradient += tl.load(grad_gates + t * K + choice, mask=inside, other=0.0)
-        gradient *= tl.load(gates + t * K + choice, mask=inside, other=0.0)
+        gradient = (gradient - weighted) * tl.load(gates + t * K + choice, mask=inside, other=0.0)
         expert = tl.load(ids + t * K + choice, mask=inside, other=EP).to(tl.int32)
         result += tl.where(expert[:, None] == e, gradient[:, None], 0.0)
     return result
@@ -114,7 +114,6 @@ def router_backward_kernel(
         tl.store(dx + place, total.to(dx.dtype.element_ty), mask=stored)
         values = tl.load(x + place, mask=stored, other=0.0)
         d_weight += times_wide(tl.trans(values), d_score, HALF)
-        # In two steps: no long chain of additions, wherever the sum runs in order.
         d_bias += tl.sum(d_score.to(tl.float64), 0)
     row = (program * NC + n).to(tl.int64) * D
     tl.store(partials + row[None, :] + d[:, None], d_weight, mask=(d < D)[:, None])
