@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.attention import BACKENDS, varlen_attention
 from kernels.bench import floors
-from kernels.bench.records import Case
+from kernels.bench.records import HALF_ONLY, USUAL_DTYPES, Case
 from kernels.varlen import Layout, cu_seqlens_from_layout
 
 _EVERYWHERE = frozenset({"cpu", "cuda"})
@@ -73,6 +73,7 @@ def _case(
         floors=lambda dtype: floors.attention(layout, heads, head_dim, dtype.itemsize),
         defaults=defaults,
         axes=axes or {},
+        dtypes=USUAL_DTYPES if peers is None else HALF_ONLY,
         peers=peers,
         peers_reason="left out of the sweep over lengths",
     )

@@ -25,7 +25,7 @@ _FLEX_CASES = frozenset({"mix10_40", "len100", "len800"})
 
 def attention_peers(case: Case) -> Iterator[Peer]:
     """All peers of one case, our backends first."""
-    yield from backend_peers("attention", BACKENDS, _backend)
+    yield from backend_peers("attention", BACKENDS, attention_backend)
     yield Peer(name="sdpa_per_modality", build=lambda inputs: _per_run(inputs, None))
     yield Peer(name="sdpa_flash", build=lambda inputs: _per_run(inputs, "FLASH_ATTENTION"))
     yield Peer(name="sdpa_efficient", build=lambda inputs: _per_run(inputs, "EFFICIENT_ATTENTION"))
@@ -45,7 +45,8 @@ def _packed(forward: Any, leaf: Tensor, inputs: AttentionInputs) -> Run:
     )
 
 
-def _backend(inputs: AttentionInputs, name: str) -> Run:
+def attention_backend(inputs: AttentionInputs, name: str) -> Run:
+    """The op by the backend ``name``."""
     leaf = inputs.qkv.detach().requires_grad_()
     return _packed(lambda: (call_backend(inputs, leaf, name),), leaf, inputs)
 

@@ -61,7 +61,7 @@ def _estimate(run: Run, flush: torch.Tensor) -> float:
 
 def _both(run: Run) -> Callable[[], object]:
     def call() -> object:
-        outputs = run.forward()
+        outputs = run.outputs()
         return run.backward(outputs) if run.leaves else outputs
 
     return call
@@ -80,9 +80,9 @@ def _timed(calls: list[Callable[[], object]], flush: torch.Tensor) -> list[float
 
 
 def _by_events(run: Run, repeats: int, flush: torch.Tensor) -> dict[str, list[float]]:
-    seconds = {"forward": _timed([run.forward] * repeats, flush)}
+    seconds = {"forward": _timed([run.outputs] * repeats, flush)}
     if run.leaves:
-        outputs = run.forward()
+        outputs = run.outputs()
         seconds["backward"] = _timed([lambda: run.backward(outputs, keep=True)] * repeats, flush)
         del outputs
         seconds["both"] = _timed([_both(run)] * repeats, flush)
@@ -94,14 +94,14 @@ def _capture(run: Run) -> _Captured:
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(_WARM_UP):
-            outputs = run.forward()
+            outputs = run.outputs()
             if run.leaves:
                 run.backward(outputs)
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
     forward = torch.cuda.CUDAGraph()
     with torch.cuda.graph(forward):
-        outputs = run.forward()
+        outputs = run.outputs()
     if not run.leaves:
         return _Captured(forward=forward, backward=None, outputs=outputs, gradients=())
     backward = torch.cuda.CUDAGraph()

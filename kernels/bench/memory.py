@@ -33,12 +33,12 @@ def measure_memory(run: Run, device: torch.device) -> Memory:
     if device.type == "cuda":
         return _on_cuda(run, device)
     outputs: list[tuple[Tensor, ...]] = []
-    held = sum(_allocations(lambda: outputs.append(run.forward())))
+    held = sum(_allocations(lambda: outputs.append(run.outputs())))
     own = _bytes(outputs[0])
     outputs.clear()
 
     def both() -> None:
-        result = run.forward()
+        result = run.outputs()
         if run.leaves:
             run.backward(result)
 
@@ -80,7 +80,7 @@ def _on_cuda(run: Run, device: torch.device) -> Memory:
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    outputs = run.forward()
+    outputs = run.outputs()
     held = torch.cuda.memory_allocated(device) - before - _bytes(outputs)
     if run.leaves:
         gradients = run.backward(outputs)

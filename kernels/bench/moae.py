@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, softplus
 
 from kernels.bench import floors
-from kernels.bench.records import Case
+from kernels.bench.records import HALF_ONLY, USUAL_DTYPES, Case
 from kernels.moae import BACKENDS, Experts, Router, moae
 
 _EVERYWHERE = frozenset({"cpu", "cuda"})
@@ -147,6 +147,7 @@ def _case(
         ),
         defaults=defaults,
         axes=axes or {},
+        dtypes=USUAL_DTYPES if peers is None else HALF_ONLY,
         peers=peers,
         peers_reason="left out of the sweeps over tokens and experts",
     )

@@ -28,7 +28,7 @@ _LIBRARIES = {
 
 def moae_peers(case: Case) -> Iterator[Peer]:
     """All peers of one case, our backends first."""
-    yield from backend_peers("moae", BACKENDS, _backend)
+    yield from backend_peers("moae", BACKENDS, moae_backend)
     yield Peer(name="release_loop", build=_release_loop, uncapturable=_READS_COUNTS)
     yield Peer(name="index_select", build=_index_select, uncapturable=_READS_COUNTS)
     yield Peer(name="grouped_mm", build=_grouped_mm)
@@ -45,7 +45,8 @@ def _stacked(outputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> dict
     return dict(zip(RESULTS, (*outputs, *gradients), strict=True))
 
 
-def _backend(inputs: MoaeInputs, name: str) -> Run:
+def moae_backend(inputs: MoaeInputs, name: str) -> Run:
+    """The op by the backend ``name``."""
     leaves = inputs.leaves.fresh()
     return Run(
         forward=lambda: (call_backend(inputs, leaves, name),),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from kernels.bench import attention, moae, patch, reconstruction, tile_map
-from kernels.bench.attention_peers import attention_peers
-from kernels.bench.backend_peers import automatic
-from kernels.bench.moae_peers import moae_peers
+from kernels.bench.attention_peers import attention_backend, attention_peers
+from kernels.bench.backend_peers import automatic, unless_interpreted
+from kernels.bench.moae_peers import moae_backend, moae_peers
 from kernels.bench.records import Op
+from kernels.bench.tile_peers import attention_tiles, moae_tiles
 
 OPS: dict[str, Op] = {
     "attention": Op(
@@ -15,6 +16,7 @@ OPS: dict[str, Op] = {
         peers=attention_peers,
         expected=attention.expected,
         automatic=lambda i: automatic("attention", lambda: attention.call_backend(i, i.qkv, None)),
+        tile_peers=attention_tiles(unless_interpreted(attention_backend, "triton")),
     ),
     "tile_map": Op(
         name="tile_map",
@@ -30,6 +32,7 @@ OPS: dict[str, Op] = {
         expected=moae.expected,
         automatic=lambda i: automatic("moae", lambda: moae.call_backend(i, i.leaves, None)),
         reductions=moae.reductions,
+        tile_peers=moae_tiles(unless_interpreted(moae_backend, "triton")),
     ),
     "patch": Op(
         name="patch",

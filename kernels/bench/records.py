@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,9 @@ from kernels.launch import Work
 
 PHASES = ("forward", "backward", "both")
 Floors = Mapping[str, tuple[Work, ...]]
+# Dtypes of a case by device type; sweeps are for their curve, one dtype draws it.
+HALF_ONLY: Mapping[str, tuple[torch.dtype, ...]] = {"cpu": (torch.bfloat16,), "cuda": (torch.bfloat16,)}
+USUAL_DTYPES = {**HALF_ONLY, "cpu": (torch.bfloat16, torch.float32)}
 
 
 class AbsentError(Exception):
@@ -24,17 +28,25 @@ class Run:
     """One peer on its inputs, ready to be called again and again.
 
     ``forward`` gives the outputs, whose gradients towards ``leaves`` are taken with ``upstream``; without leaves there
-    is no backward. ``results`` brings outputs and gradients into the names and shapes of the definition.
+    is no backward. ``results`` brings outputs and gradients into the names and shapes of the definition. ``around`` is
+    in force during both.
     """
 
     forward: Callable[[], tuple[Tensor, ...]]
     leaves: tuple[Tensor, ...]
     upstream: tuple[Tensor, ...]
     results: Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], dict[str, Tensor]]
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The outputs of one forward."""
+        with self.around():
+            return self.forward()
 
     def backward(self, outputs: tuple[Tensor, ...], *, keep: bool = False) -> tuple[Tensor, ...]:
         """Gradients of the leaves; ``keep`` leaves what was saved in place for another call."""
-        return torch.autograd.grad(outputs, self.leaves, self.upstream, retain_graph=keep)
+        with self.around():
+            return torch.autograd.grad(outputs, self.leaves, self.upstream, retain_graph=keep)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +79,7 @@ class Case:
     floors: Callable[[torch.dtype], Floors]
     defaults: frozenset[str] = frozenset()
     axes: Mapping[str, int] = field(default_factory=dict)
-    dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(
-        default_factory=lambda: {"cpu": (torch.bfloat16, torch.float32), "cuda": (torch.bfloat16,)}
-    )
+    dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(default_factory=lambda: USUAL_DTYPES)
     peers: frozenset[str] | None = None
     peers_reason: str = "not a rival in this case"
 
@@ -80,7 +90,8 @@ class Op:
 
     ``expected`` gives the results that every peer must reproduce: in float64 the definition, in a working dtype plain
     PyTorch. None where results are checked elsewhere. ``automatic`` names the backend that the op itself picks.
-    ``reductions`` are the lengths of the longest sums behind each result of a case.
+    ``reductions`` are the lengths of the longest sums behind each result of a case. ``tile_peers`` are further peers,
+    run on request: one kernel in each of its tiles.
     """
 
     name: str
@@ -89,3 +100,4 @@ class Op:
     expected: Callable[[Any, torch.dtype], dict[str, Tensor]] | None
     automatic: Callable[[Any], str | None]
     reductions: Callable[[Any], Mapping[str, int]] = lambda inputs: {}
+    tile_peers: Callable[[Case], Iterable[Peer]] = lambda case: ()

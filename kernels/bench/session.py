@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kernels.backends import BackendRefusedError
 from kernels.bench import floors
 from kernels.bench.gate import Expected, Verdict
 from kernels.bench.memory import Memory, measure_memory
@@ -115,7 +116,7 @@ def _checked_peers(
     if op.expected is not None:
         expected = Expected(op.expected(inputs, torch.float64), op.expected(inputs, dtype), op.reductions(inputs))
     ready = []
-    for peer in op.peers(case):
+    for peer in (*op.peers(case), *(op.tile_peers(case) if options.tiles else ())):
         if options.peers and not matches(peer.name, options.peers):
             continue
         note = {**place, "peer": peer.name}
@@ -124,10 +125,11 @@ def _checked_peers(
             continue
         try:
             run = peer.build(inputs)
-            outputs = run.forward()
+            outputs = run.outputs()
             results = run.results(outputs, run.backward(outputs) if run.leaves else ())
-        except AbsentError as error:
-            findings.absent.append({**note, "reason": str(error)})
+        except (AbsentError, BackendRefusedError) as error:
+            reason = str(error).split("cannot serve this call: ")[-1].split("; backends are")[0]
+            findings.absent.append({**note, "reason": reason})
             continue
         except Exception as error:
             # A library may refuse in any way; a backend of ours that breaks is a defect.

@@ -58,7 +58,7 @@ def time_interleaved(runs: Mapping[str, Run], repeats: int) -> dict[str, Timing]
 
 def _once(run: Run) -> dict[str, float]:
     start = time.perf_counter()
-    outputs = run.forward()
+    outputs = run.outputs()
     middle = time.perf_counter()
     if not run.leaves:
         return {"forward": middle - start}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -187,6 +188,29 @@ def test_all_peers_of_an_op_agree(op: str) -> None:
         assert len(automatic) == 1
     assert all(item["reason"] for item in findings.absent)
     assert "reference" not in {row["peer"] for row in findings.rows}
+
+
+def test_tiles_are_peers_on_request() -> None:
+    for op, count in (("attention", 4), ("moae", 3)):
+        options = Options(
+            device=CPU, cases=("tiny",), dtypes=(torch.float32,), repeats=1, peers=("triton[[]*",), tiles=True
+        )
+        assert len(run_ops([OPS[op]], options, CEILING).absent) == count
+        assert not run_ops([OPS[op]], replace(options, tiles=False), CEILING).absent
+
+
+def test_a_run_is_wrapped_in_both_directions() -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def noting() -> Iterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    wrapped = replace(scaled(2.0)(torch.ones(3)), around=noting)
+    wrapped.backward(wrapped.outputs())
+    assert entered == ["in", "out", "in", "out"]
 
 
 def test_tile_map_needs_a_gpu_and_says_so() -> None:
