@@ -99,6 +99,7 @@ def reconstruction_residual_kernel(
     pixels,
     indices,
     residual,
+    statistics,
     partial,
     tokens,
     frames,
@@ -129,6 +130,16 @@ def reconstruction_residual_kernel(
         pixels, base, is_token, height, width, PATCH, FRAMES, REPEATS, BLOCK_M, WIDE
     )
     # fmt: on
+    # Through memory and back: the epilogue can then take them in the layout of its product, instead of converting
+    # whole tiles. Each program reads what it wrote.
+    mine = statistics + tl.program_id(0) * (6 * BLOCK_M) + tl.arange(0, BLOCK_M)
+    tl.store(mine, red_mean)
+    tl.store(mine + BLOCK_M, green_mean)
+    tl.store(mine + 2 * BLOCK_M, blue_mean)
+    tl.store(mine + 3 * BLOCK_M, red_rate)
+    tl.store(mine + 4 * BLOCK_M, green_rate)
+    tl.store(mine + 5 * BLOCK_M, blue_rate)
+    tl.debug_barrier()
     rows = hidden + m.to(tl.int64)[:, None] * D
     step = tl.arange(0, BLOCK_D)
     chunks = ()
@@ -136,7 +147,7 @@ def reconstruction_residual_kernel(
         for chunk in tl.static_range(CHUNKS):
             inner = chunk * BLOCK_D + step[None, :]
             chunks = chunks + (tl.load(rows + inner, mask=is_token & (inner < D), other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    total = 0.0
     for first in tl.range(0, VALUES, BLOCK_V):
         v = first + tl.arange(0, BLOCK_V)
         is_value = (v < VALUES)[None, :]
@@ -157,14 +168,17 @@ def reconstruction_residual_kernel(
         wanted = is_token & is_value
         level = tl.load(pixels + base + value_offsets(k, height, width, PATCH)[None, :], mask=wanted, other=0)
         channel = (k % 3)[None, :]
-        mean = by_channel(channel, red_mean[:, None], green_mean[:, None], blue_mean[:, None])
-        rate = by_channel(channel, red_rate[:, None], green_rate[:, None], blue_rate[:, None])
-        difference = tl.where(wanted, prediction - (level.to(tl.float32) - mean) * rate, 0.0)
-        total += tl.sum(difference * difference, axis=1)
+        red, green, blue = tl.load(mine), tl.load(mine + BLOCK_M), tl.load(mine + 2 * BLOCK_M)
+        mean = by_channel(channel, red[:, None], green[:, None], blue[:, None])
+        red, green, blue = tl.load(mine + 3 * BLOCK_M), tl.load(mine + 4 * BLOCK_M), tl.load(mine + 5 * BLOCK_M)
+        rate = by_channel(channel, red[:, None], green[:, None], blue[:, None])
+        target = (level.to(tl.float32) - mean) * rate
+        difference = tl.where(wanted, prediction - target, 0.0)
+        total += tl.sum(difference * difference)
         if KEEP:
             place = residual + m.to(tl.int64)[:, None] * VALUES + v[None, :]
             tl.store(place, difference.to(residual.dtype.element_ty), mask=wanted)
-    tl.store(partial + tl.program_id(0), tl.sum(total))
+    tl.store(partial + tl.program_id(0), total)
 
 
 @triton.jit
@@ -196,6 +210,7 @@ def residual_and_loss(
     tile = select_residual(architecture(hidden.device), hidden.dtype, dim)
     programs = triton.cdiv(tokens, tile.block_m)
     residual = torch.empty(tokens if keep else 0, values, dtype=hidden.dtype, device=hidden.device)
+    statistics = torch.empty(programs, 6, tile.block_m, dtype=torch.float32, device=hidden.device)
     partial = torch.empty(programs, dtype=torch.float32, device=hidden.device)
     loss = torch.empty((), dtype=torch.float32, device=hidden.device)
     launch(
@@ -207,6 +222,7 @@ def residual_and_loss(
         pixels.contiguous(),
         indices.contiguous(),
         residual,
+        statistics,
         partial,
         tokens,
         frames,
