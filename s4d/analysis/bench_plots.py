@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 # Okabe and Ito's palette, distinguishable without red and green.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -35,7 +36,7 @@ def _sweeps(rows: list[Row]) -> list[tuple[str, str, str, Lines]]:
     found: dict[tuple[str, str, str], Lines] = {}
     for row in rows:
         for axis, value in row["axes"].items():
-            if row["phase"] == "both":
+            if row["phase"] == "both" and "flops_per_second" in row:
                 lines = found.setdefault((row["op"], axis, row["dtype"]), {})
                 lines.setdefault(row["peer"], []).append((value, row))
     return [
@@ -50,12 +51,14 @@ def _figure(op: str, axis: str, dtype: str, lines: Lines, document: Mapping[str,
     time, speed, memory = figure.subplots(1, 3)
     _draw(time, lines, "median_ms", 1.0)
     time.set_title("forward + backward, ms", loc="left", fontsize=10)
-    time.set_yscale("log")
-    _draw(speed, lines, "flops_per_second", 1e-9)
-    speed.set_title("useful GFLOP/s", loc="left", fontsize=10)
+    _logarithmic(time)
+    fastest = max(row["flops_per_second"] for points in lines.values() for _, row in points)
+    unit, factor = ("T", 1e-12) if fastest > 5e12 else ("G", 1e-9)
+    _draw(speed, lines, "flops_per_second", factor)
+    speed.set_title(f"useful {unit}FLOP/s", loc="left", fontsize=10)
     _draw(memory, lines, "peak_bytes", 1e-6)
     memory.set_title("peak memory above the inputs, MB", loc="left", fontsize=10)
-    memory.set_yscale("log")
+    _logarithmic(memory)
     for axes in (time, speed, memory):
         _ticks(axes, sorted({value for points in lines.values() for value, _ in points}))
         axes.set_xlabel(_WORDS.get(axis, axis))
@@ -83,6 +86,13 @@ def _draw(axes: Axes, lines: Lines, key: str, factor: float) -> None:
     axes.grid(visible=True, which="major", alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _ticks(axes: Axes, values: list[int]) -> None:
