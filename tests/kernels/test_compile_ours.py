@@ -20,6 +20,7 @@ import pytest
 
 from kernels.bench.compile import ARCHITECTURES, OPS, compile_cases
 from kernels.launch import recording
+from s4d.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = ("bfloat16", "float16", "float32")
@@ -124,3 +125,17 @@ def test_each_kernel_on_hopper() -> None:
 @pytest.mark.parametrize(("op", "part"), [(op, part) for op in OPS for part in range(PARTS[op])])
 def test_all_kernels(op: str, part: int, architecture: int, dtype: str) -> None:
     assert not faults(compiled(op, architecture, dtype, str(part), PARTS[op]))
+
+
+def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts itself again where kernels are interpreted, prints JSON and keeps what it compiled."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    options = ["--op", "patch", "--case", "few clips, bfloat16", "--arch", "sm_90", "--jobs", "2", "--json"]
+    assert main(["bench", "compile", *options, "--dump", str(tmp_path / "kept")]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["ok"]
+    assert all(row["registers"] > 0 and row["flops"] is not None for row in document["rows"])
+    kept = sorted((tmp_path / "kept").glob("*.cubin"))
+    assert len(kept) == len(document["rows"])
+    assert kept[0].name.startswith("patch-patch_embed_kernel-bfloat16-") and "-sm_90-" in kept[0].name
+    assert "HGMMA" in kept[0].with_suffix(".sass").read_text()
