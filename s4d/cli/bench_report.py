@@ -24,6 +24,7 @@ from s4d.cli.bench import Device, chosen_device
 from s4d.cli.output import print_lines, print_table, relative
 
 _ROOT = Path(__file__).resolve().parents[2]
+_REHEARSAL = Path("runs") / "gpu-report"
 _TAIL = 4000
 _ENTRY = "import sys; from s4d.cli import main; sys.exit(main())"
 # Left for writing the document when the last part uses up its time.
@@ -53,7 +54,8 @@ PARTS = (
 def gpu_report(
     device: Device = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the document; benchmarks/results/<device> by default.")
+        Path | None,
+        typer.Option(help="Folder of the document; benchmarks/results/<device>, for chosen cases runs/gpu-report."),
     ] = None,
     limit: Annotated[float, typer.Option(help="Most seconds of all parts together.")] = 580.0,
     cases: Annotated[str | None, typer.Option(help="Only these cases in every benchmark.", show_default=False)] = None,
@@ -64,7 +66,8 @@ def gpu_report(
     from s4d.cli.bench_files import results_folder, write_document
 
     target = chosen_device(device)
-    folder = (out or results_folder(target)).resolve()
+    # A part of the cases must not replace the results of all of them.
+    folder = (out or (results_folder(target) if cases is None else _REHEARSAL)).resolve()
     logs = folder / "gpu-report"
     logs.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + limit - _RESERVE
@@ -107,6 +110,7 @@ def _run(part: Part, device: str, logs: Path, seconds: float, extra: list[str]) 
     start = time.monotonic()
     state = _wait(command, environment, log, seconds)
     document = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+    result.unlink(missing_ok=True)
     return {
         "name": part.name,
         "state": state,
