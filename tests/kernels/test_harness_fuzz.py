@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness.fuzz import fuzz, refusal
+from harness.fuzz import fuzz
 from harness.memory import NEAR
-from harness.operation import Operation, check_case, dtypes_of, is_interpreted
+from harness.operation import Operation, check_case, dtypes_of, is_interpreted, refusal
 from harness.table import pairs
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness.fuzz import refusal
-from harness.operation import Operation, execute, is_interpreted
+from harness.operation import Operation, execute, is_interpreted, refusal
 from harness.table import pairs
 
 HERE = Path(__file__).resolve().parent

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness.fuzz import refusal
-from harness.operation import Operation, Run, dtypes_of, execute, is_interpreted
+from harness.operation import Operation, Run, device_of, dtypes_of, execute, is_interpreted, refusal
 from harness.table import OPERATIONS, pairs
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -64,7 +63,9 @@ def recorded() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
                     continue
                 for case in (op.smooth, op.edges[-1], *([] if is_interpreted(backend) else op.edges)):
                     with recorder:
-                        execute(op.on(backend), case, op.operands(case, dtype), dtype)
+                        execute(
+                            op.on(backend), case, op.operands(case, dtype), dtype, device=device_of(op, backend, dtype)
+                        )
     return recorder.calls
 
 
@@ -106,7 +107,15 @@ def traced(op: Operation, backend: str, compiler: str) -> None:
     forward = op.on(backend)
     torch._dynamo.reset()
     compiled = torch.compile(lambda leaves, fixed: forward(case, leaves, fixed), fullgraph=True, backend=compiler)
-    run = Run(op=op, case=case, dtype=dtype, backward=op.differentiable, placement="plain", steps=1)
+    run = Run(
+        op=op,
+        case=case,
+        dtype=dtype,
+        backward=op.differentiable,
+        placement="plain",
+        steps=1,
+        device=device_of(op, backend, dtype),
+    )
     ours, eager, exact = run.of(lambda _, leaves, fixed: compiled(leaves, fixed)), run.of(forward), run.exact()
     for name, value in ours.items():
         if value.is_floating_point():

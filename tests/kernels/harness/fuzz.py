@@ -7,24 +7,11 @@ from typing import Any
 import pytest
 import torch
 from harness.memory import NEAR
-from harness.operation import IllConditionedError, Operation, check_case, dtypes_of, is_interpreted
+from harness.operation import IllConditionedError, Operation, check_case, dtypes_of, is_interpreted, refusal
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from hypothesis import strategies as st
 
 from kernels.backends import BackendRefusedError
-
-
-def refusal(op: Operation, backend: str, dtype: torch.dtype) -> str | None:
-    """Why ``backend`` serves not even the plainest case, or None."""
-    case = op.edges[-1]
-    operands = op.operands(case, dtype)
-    leaves = {name: leaf.to(dtype) for name, leaf in operands.leaves.items()}
-    try:
-        with torch.no_grad():
-            op.forward(case, leaves, operands.fixed, backend)
-    except BackendRefusedError as error:
-        return str(error)
-    return None
 
 
 def fuzz(

@@ -16,7 +16,7 @@ from harness.memory import guarded_allocations, place
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from kernels.backends import Backend
+from kernels.backends import Backend, BackendRefusedError
 from kernels.numerics import UNIT, Comparison, check_equal, compare
 
 Named = dict[str, Tensor]
@@ -87,6 +87,32 @@ def dtypes_of(op: Operation, backend: str) -> tuple[torch.dtype, ...]:
     return tuple(d for d in op.dtypes if d != torch.bfloat16 or not is_interpreted(backend))
 
 
+_refusals: dict[tuple[str, str, torch.dtype, str], str | None] = {}
+
+
+def _refusal_on(op: Operation, backend: str, dtype: torch.dtype, device: str) -> str | None:
+    key = op.name, backend, dtype, device
+    if key not in _refusals:
+        operands = op.operands(op.smooth, dtype)
+        try:
+            execute(op.on(backend), op.smooth, operands, dtype, backward=False, device=device)
+            _refusals[key] = None
+        except BackendRefusedError as error:
+            _refusals[key] = str(error)
+    return _refusals[key]
+
+
+def device_of(op: Operation, backend: str, dtype: torch.dtype) -> str:
+    """The GPU if there is one and the backend serves it, else the CPU."""
+    on_gpu = torch.cuda.is_available() and backend in op.backends
+    return "cuda" if on_gpu and _refusal_on(op, backend, dtype, "cuda") is None else "cpu"
+
+
+def refusal(op: Operation, backend: str, dtype: torch.dtype) -> str | None:
+    """Why ``backend`` serves not even the smallest case on any device of this machine, or None."""
+    return _refusal_on(op, backend, dtype, device_of(op, backend, dtype))
+
+
 def execute(
     forward: Forward,
     case: Any,
@@ -96,6 +122,7 @@ def execute(
     backward: bool = True,
     placement: str = "plain",
     steps: int = 1,
+    device: str = "cpu",
 ) -> Named:
     """Results by name and, as ``d_<leaf>``, the gradients gathered in ``steps`` forwards and backwards."""
     leaves = {name: place(leaf.to(dtype), placement).requires_grad_(backward) for name, leaf in operands.leaves.items()}
@@ -107,7 +134,7 @@ def execute(
         roots = [name for name, result in results.items() if result.requires_grad]
         if backward and roots:
             # The second step must not cancel the first.
-            gradients = [operands.upstream[name].to(results[name].dtype) * (1 - 0.25 * step) for name in roots]
+            gradients = [operands.upstream[name].to(results[name]) * (1 - 0.25 * step) for name in roots]
             torch.autograd.backward([results[name] for name in roots], [place(g, placement) for g in gradients])
     found = {name: result.detach() for name, result in results.items()}
     if backward:
@@ -134,7 +161,8 @@ def check_case(
 
     Raises IllConditionedError where only the RMS row is missed and plain PyTorch misses it too.
     """
-    run = Run(op=op, case=case, dtype=dtype, backward=backward, placement=placement, steps=steps)
+    device = device_of(op, backend, dtype)
+    run = Run(op=op, case=case, dtype=dtype, backward=backward, placement=placement, steps=steps, device=device)
     try:
         with guarded_allocations():
             ours = run.of(op.on(backend))
@@ -170,6 +198,7 @@ class Run:
     backward: bool
     placement: str
     steps: int
+    device: str = "cpu"
 
     def of(self, forward: Forward) -> Named:
         """Results of ``forward`` in the working dtype."""
@@ -182,10 +211,11 @@ class Run:
             backward=self.backward,
             placement=self.placement,
             steps=self.steps,
+            device=self.device,
         )
 
     def exact(self) -> Named:
-        """Results of the definition in float64 on the same rounded operands."""
+        """Results of the definition in float64 on the same rounded operands, on the CPU."""
         operands = self.op.operands(self.case, self.dtype)
         return execute(self.op.exact, self.case, operands, torch.float64, backward=self.backward, steps=self.steps)
 

@@ -16,7 +16,8 @@ from s4d.tasks.pretrain import PretrainTask
 WEIGHTS = {"image": 0.3, "video": 0.7}
 CLASSES = {"faces": ("a", "b", "c"), "clips": ("p", "q", "r", "s")}
 MASKED = {"image": 2, "video": 5}
-# Largest relative gap between two losses of one step that differ in nothing but the order of float32 sums.
+# Relative gap allowed between two losses of one step that differ in nothing but the order of float32 sums; where more
+# steps take the definitions themselves further than this from float64, that distance.
 GAP = 1e-6
 
 DEFINITIONS = dict.fromkeys(OPS, "reference")
@@ -70,7 +71,7 @@ def compare_runs(config_of: object, batch_of: object, task: str, backends: dict[
     )
     print(f"{task}, {steps} steps: {figures}")
     assert float(exact[-5:].mean()) < float(exact[:5].mean()), "nothing was learned, so nothing was tried"
-    assert gap(ours, definition) <= GAP, figures
+    assert gap(ours, definition) <= max(GAP, gap(definition, exact)), figures
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
