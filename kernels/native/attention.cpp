@@ -4,6 +4,7 @@
 #include <new>
 #include <vector>
 
+#include "huge_pages.h"
 #include "s4d_native.h"
 
 // One copy of the processor's instructions is enough: others are refused.
@@ -266,9 +267,21 @@ Head head_of(const S4dSequences& s, int64_t sequence, int64_t head) {
             s.head_dim, s.scale};
 }
 
+// Rows are far apart, which the processor's own prefetching does not follow: the next head's come while this one's are
+// worked on. Longer sequences would push out what is worked on.
+constexpr int64_t kPrefetchedRows = 128;
+
+void prefetch(const uint16_t* rows, std::ptrdiff_t step, int64_t length, int64_t dim) {
+    constexpr int64_t kLine = 32;  // numbers
+    for (int64_t i = 0; i < length; ++i) {
+        for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(rows + i * step + d);
+    }
+}
+
 // Every head of every sequence, one after the other within a sequence; which thread takes it changes no number.
+// `run` gets the head and where its first row lies in arrays (tokens, heads, head_dim), of which `upstream` may be one.
 template <class Scratch, class Run>
-int64_t each_head(const S4dSequences& s, int32_t threads, const Run& run) {
+int64_t each_head(const S4dSequences& s, const uint16_t* upstream, int32_t threads, const Run& run) {
     if (const int64_t position = first_wrong_start(s)) return position;
     int64_t longest = 0;
     for (int64_t i = 0; i < s.sequences; ++i) longest = std::max<int64_t>(longest, s.starts[i + 1] - s.starts[i]);
@@ -284,8 +297,17 @@ int64_t each_head(const S4dSequences& s, int32_t threads, const Run& run) {
 #pragma omp for schedule(dynamic, together)
 #endif
         for (int64_t item = 0; item < items; ++item) {
-            const Head head = head_of(s, item / s.heads, item % s.heads);
-            if (head.length > 0) run(scratch, head, s.starts[item / s.heads], item % s.heads);
+            const int64_t sequence = item / s.heads, number = item % s.heads;
+            const Head head = head_of(s, sequence, number);
+            if (head.length == 0) continue;
+            const int64_t place = s.starts[sequence] * head.out_step + number * head.dim;
+            if (head.length <= kPrefetchedRows && number + 1 < s.heads) {
+                for (const uint16_t* rows : {head.q, head.k, head.v}) {
+                    prefetch(rows + head.dim, head.step, head.length, head.dim);
+                }
+                if (upstream != nullptr) prefetch(upstream + place + head.dim, head.out_step, head.length, head.dim);
+            }
+            run(scratch, head, place);
         }
     }
     static_cast<void>(together);
@@ -296,19 +318,19 @@ int64_t each_head(const S4dSequences& s, int32_t threads, const Run& run) {
 
 int64_t s4d_attention(const S4dSequences* sequences, uint16_t* out, int32_t threads) {
     const S4dSequences& s = *sequences;
-    return each_head<Forward>(s, threads, [&](Forward& forward, const Head& head, int64_t start, int64_t number) {
-        forward.run(head, out + start * head.out_step + number * head.dim);
+    s4d::prefer_huge_pages(out, s.tokens * s.heads * s.head_dim);
+    return each_head<Forward>(s, nullptr, threads, [&](Forward& forward, const Head& head, int64_t place) {
+        forward.run(head, out + place);
     });
 }
 
 int64_t s4d_attention_backward(const S4dSequences* sequences, const uint16_t* grad_out, uint16_t* grad_qkv,
                                int32_t threads) {
     const S4dSequences& s = *sequences;
-    return each_head<Backward>(s, threads, [&](Backward& backward, const Head& head, int64_t start, int64_t number) {
-        const std::ptrdiff_t place = start * head.step + number * head.dim;
-        uint16_t* grad = grad_qkv + place;
-        backward.run(head, grad_out + start * head.out_step + number * head.dim, grad, grad + head.out_step,
-                     grad + 2 * head.out_step);
+    s4d::prefer_huge_pages(grad_qkv, 3 * s.tokens * s.heads * s.head_dim);
+    return each_head<Backward>(s, grad_out, threads, [&](Backward& backward, const Head& head, int64_t place) {
+        uint16_t* grad = grad_qkv + (head.q - s.qkv);
+        backward.run(head, grad_out + place, grad, grad + head.out_step, grad + 2 * head.out_step);
     });
 }
 

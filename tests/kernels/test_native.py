@@ -186,7 +186,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_headers_are_plain_c_plus_plus(tmp_path: Path) -> None:
     probe = tmp_path / "probe.cpp"
-    headers = ("s4d_native.h", "tokens.h", "bfloat16.h", "erase_noise.h", "routing_plan_tiles.h")
+    headers = ("s4d_native.h", "tokens.h", "bfloat16.h", "erase_noise.h", "huge_pages.h", "routing_plan_tiles.h")
     probe.write_text("".join(f'#include "{name}"\n' for name in headers) + "int main() { return 0; }\n")
     flags = ["-std=c++17", "-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only", f"-I{SOURCES}"]
     subprocess.run(["c++", *flags, str(probe)], check=True)
