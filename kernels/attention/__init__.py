@@ -24,6 +24,7 @@ from kernels.attention.sdpa import sdpa_attention
 from kernels.attention.torch_varlen import torch_varlen_refuses
 from kernels.attention.xformers import xformers_refuses
 from kernels.backends import Backend, Facts, resolve
+from kernels.launch import is_interpreted, triton_refuses
 from kernels.native import attention_refuses
 from kernels.varlen import Layout, check_layout
 
@@ -42,6 +43,17 @@ def _native_refuses(facts: Facts) -> str | None:
     return attention_refuses(facts["head_dim"])
 
 
+def _triton_refuses(facts: Facts) -> str | None:
+    if facts["dtype"] not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"computes in float32, float16 and bfloat16, not {facts['dtype']}"
+    if facts["head_dim"] not in (32, 64, 80, 128):
+        return f"has tiles for head_dim 32, 64, 80 and 128, not {facts['head_dim']}"
+    reason = triton_refuses(facts)
+    if reason is None and facts["dtype"] == torch.bfloat16 and is_interpreted():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    return reason
+
+
 BACKENDS: dict[str, Backend] = {
     "native": Backend(name="native", function="kernels.attention.native:native_attention", refuse=_native_refuses),
     "grouped": Backend(name="grouped", function=grouped_attention, refuse=_needs_groups),
@@ -56,7 +68,9 @@ BACKENDS: dict[str, Backend] = {
     "xformers": Backend(
         name="xformers", function="kernels.attention.xformers:xformers_attention", refuse=xformers_refuses
     ),
+    "triton": Backend(name="triton", function="kernels.attention.triton_op:triton_attention", refuse=_triton_refuses),
 }
+_ON_CUDA = {"triton": BACKENDS["triton"], **BACKENDS}
 
 
 def varlen_attention(
@@ -87,7 +101,7 @@ def varlen_attention(
         check_layout(layout, num_sequences=cu_seqlens.shape[0] - 1, total_tokens=qkv.shape[0], max_seqlen=max_seqlen)
     chosen = resolve(
         "attention",
-        BACKENDS,
+        _ON_CUDA if qkv.device.type == "cuda" else BACKENDS,
         backend,
         device=qkv.device.type,
         dtype=qkv.dtype,
