@@ -68,6 +68,7 @@ def _work(shape: _Shape, dtype: torch.dtype) -> dict[str, Work]:
     forward = Work(flops=flops, bytes=rows + weights * dtype.itemsize + pixels + kept)
     return {
         "reconstruction_residual_kernel": forward,
+        "reconstruction_sum_kernel": Work(flops=shape.tokens / 64, bytes=shape.tokens / 16),
         "reconstruction_hidden_gradient_kernel": Work(flops=flops, bytes=residual + rows + weights * dtype.itemsize),
         "reconstruction_head_gradient_kernel": Work(flops=flops, bytes=residual + rows + weights * 4),
         "reconstruction_head_sum_kernel": Work(flops=weights, bytes=weights * (4 + dtype.itemsize)),

@@ -3,6 +3,10 @@
 M tokens, D width, V values of a tubelet (frame, row, column, channel). One program owns a block of tokens and walks
 all V, so that the statistics of its targets are taken once and its hidden rows may stay on chip. The prediction and
 the target are never written; the residual is, in the dtype of the operands, where a gradient will need it.
+
+Traffic per token at D = 384, V = 1536 in half precision: pixels 1.5 KB and residual 3 KB here, the residual read twice
+by the backward, 10.5 KB, and 2.25 KB of hidden rows. Keeping d(hidden) and d(weight) instead would save one read of the
+residual, but d(weight) is a sum over all programs: it needs the residual in memory, or the prediction computed twice.
 """
 
 # Triton reads annotations of kernel parameters itself.

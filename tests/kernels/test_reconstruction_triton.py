@@ -23,7 +23,10 @@ from kernels.reconstruction.tiles import (
 )
 from kernels.reconstruction.triton_op import triton_reconstruction
 
-FACTS: dict[str, Any] = {"device": "cpu", "dtype": torch.float32, "pixels": torch.uint8, "pixel_gradient": False}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# The interpreter multiplies bfloat16 wrongly.
+DTYPES = (torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else []))
+FACTS: dict[str, Any] = {"device": DEVICE, "dtype": torch.float32, "pixels": torch.uint8, "pixel_gradient": False}
 NAMES = ("hidden", "weight", "bias")
 
 if BACKENDS["triton"].refuse(FACTS) is not None:
@@ -33,13 +36,14 @@ if BACKENDS["triton"].refuse(FACTS) is not None:
 def operands(tokens: int, *, dim: int = 20, patch: int = 4, frames: int = 4) -> dict[str, Tensor]:
     """Two clips of 2 x 3 patches and tokens in any order, some of them twice."""
     values = 6 * patch**2
-    return {
+    given = {
         "pixels": torch.randint(0, 256, (2, frames, 2 * patch, 3 * patch, 3), dtype=torch.uint8),
         "indices": torch.randint(0, 12 * max(1, frames // 2), (tokens,)),
         "hidden": torch.randn(tokens, dim),
         "weight": torch.randn(values, dim) * dim**-0.5,
         "bias": torch.randn(values) * 0.1,
     }
+    return {name: tensor.to(DEVICE) for name, tensor in given.items()}
 
 
 def results(given: dict[str, Tensor], dtype: torch.dtype, backend: str, upstream: float = 1.0) -> dict[str, Tensor]:
@@ -55,7 +59,7 @@ def rounded(given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.usefixtures("poisoned_empty")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("tokens", "dim", "patch", "frames"),
     [(127, 20, 4, 4), (129, 70, 2, 1), (3, 200, 6, 2), (2, 400, 4, 1), (300, 8, 2, 4), (0, 8, 2, 2)],
@@ -68,7 +72,7 @@ def test_tails_of_tiles_and_splits(tokens: int, dim: int, patch: int, frames: in
 
 
 def test_many_tokens_are_summed_in_splits_that_repeat_to_the_bit() -> None:
-    given = operands(300, dim=8, patch=2)
+    given = operands(300, dim=8, patch=1)
     with counting() as started:
         results(given, torch.float32, "triton")
     head = next(launch for launch in started.launches if launch.name == "reconstruction_head_gradient_kernel")
@@ -181,7 +185,7 @@ def test_refusals() -> None:
 
 
 def test_is_no_automatic_choice_on_a_cpu() -> None:
-    given = operands(3)
+    given = {name: tensor.cpu() for name, tensor in operands(3).items()}
     masked_loss(*(given[n] for n in NAMES), given["pixels"], given["indices"])
     assert "triton" not in {name for call, name in chosen().items() if call.startswith("reconstruction(device=cpu")}
 
