@@ -1,5 +1,6 @@
 """Combine step of the Triton backend: each token adds up its own rows, so no two programs write one address."""
 
+# Triton reads annotations of kernel parameters itself.
 # mypy: allow-untyped-defs
 from __future__ import annotations
 

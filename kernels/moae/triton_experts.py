@@ -7,7 +7,8 @@ Tiles are oriented by ROW_AXIS. On axis 0 the slots are the rows of every produc
 the weights' columns are its rows, which is how tiles of fewer slots than a tensor core has rows still fill it.
 """
 
-# mypy: allow-untyped-defs
+# Triton reads annotations of kernel parameters itself; a tuple of accumulators grows, which has no static type.
+# mypy: allow-untyped-defs, disable-error-code=assignment
 from __future__ import annotations
 
 from typing import Any
@@ -127,6 +128,8 @@ def products(
     for _ in tl.static_range(CHUNKS):
         totals += (zeros(BLOCK_ROWS, BLOCK_COLUMNS, ROW_AXIS),)
     depth = tl.expand_dims(tl.arange(0, BLOCK_DEPTH), ROW_AXIS)
+    # Without it the accumulators get copies for a loop of no steps.
+    tl.assume(depth_end > 0)
     for start in tl.range(0, depth_end, BLOCK_DEPTH):
         if DEPTH % BLOCK_DEPTH == 0:
             rows = tl.load(row_starts + start + depth)

@@ -5,6 +5,7 @@ hidden row times grad_out. A program owns one (Hd, D) tile of one matrix of one 
 partial sums meet in memory; further programs sum the biases. Letters as in triton_experts.
 """
 
+# Triton reads annotations of kernel parameters itself.
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
