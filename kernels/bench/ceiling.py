@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from kernels.bench.cuda_timing import flush_buffer, graph_seconds
+
 _CUDA_SIDE = 8192
 _CPU_SIDE = 2048
 _CUDA_COPY_BYTES = 2 << 30
@@ -17,6 +19,7 @@ _REPEATS = 5
 def measure_ceiling(device: torch.device, dtypes: tuple[torch.dtype, ...], *, quick: bool = False) -> dict[str, float]:
     """FLOP/s of a square product per dtype (``matmul_<dtype>``) and bytes per second of a copy (``copy``).
 
+    On a GPU also ``graph_seconds``, what timing adds to a captured call.
     The best of several repeats: a limit, not a typical value. ``quick`` is for tests, on tiny sizes.
     """
     on_cpu = device.type == "cpu"
@@ -35,6 +38,8 @@ def measure_ceiling(device: torch.device, dtypes: tuple[torch.dtype, ...], *, qu
     target = torch.empty_like(source)
     # Each byte is read once and written once.
     ceiling["copy"] = 2.0 * source.numel() * 4 / _best_seconds(lambda: target.copy_(source), device)
+    if not on_cpu:
+        ceiling["graph_seconds"] = graph_seconds(flush_buffer(device))
     return ceiling
 
 

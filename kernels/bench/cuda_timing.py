@@ -127,7 +127,7 @@ def _by_graph(captured: _Captured, repeats: int, flush: torch.Tensor) -> dict[st
     return seconds
 
 
-def graph_overhead_seconds(flush: torch.Tensor) -> float:
+def graph_seconds(flush: torch.Tensor) -> float:
     """What timing adds to a graph: the median replay of one that holds a single tiny kernel."""
     cell = torch.zeros(1, device=flush.device)
     graph = torch.cuda.CUDAGraph()

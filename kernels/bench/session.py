@@ -47,7 +47,12 @@ class Findings:
 
     rows: list[Row] = field(default_factory=list)
     absent: list[dict[str, str]] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a backend of ours failed."""
+        return any(failure["backend"] for failure in self.failures)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,37 +86,63 @@ def run_ops(
     findings = Findings()
     for op in ops:
         for case, dtype in wanted_cases(op, options):
-            run_case(op, case, dtype, options, ceiling, findings)
+            _run_trial(_Trial(op=op, case=case, dtype=dtype, options=options), ceiling, findings)
             if options.device.type == "cuda":
                 torch.cuda.empty_cache()
             after_case(findings)
     return findings
 
 
-def run_case(  # the six things that vary between calls
-    op: Op, case: Case, dtype: torch.dtype, options: Options, ceiling: Mapping[str, float], findings: Findings
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trial:
+    """One case in one dtype."""
+
+    op: Op
+    case: Case
+    dtype: torch.dtype
+    options: Options
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What names the trial in every row."""
+        return {"op": self.op.name, "case": self.case.name, "dtype": str(self.dtype).removeprefix("torch.")}
+
+
+def _run_trial(trial: _Trial, ceiling: Mapping[str, float], findings: Findings) -> None:
     """Check and time every peer of one case, adding to ``findings``."""
-    inputs = case.inputs(options.device, dtype)
-    place = {"op": op.name, "case": case.name, "dtype": str(dtype).removeprefix("torch.")}
-    automatic = op.automatic(inputs)
-    ready = _checked_peers(op, case, dtype, inputs, options, place, findings)
-    timings = _times(ready, options)
-    limits = {"flops": ceiling[f"matmul_{place['dtype']}"], "bytes": ceiling["copy"]}
+    inputs = trial.case.inputs(trial.options.device, trial.dtype)
+    automatic = _automatic(trial, inputs, findings)
+    ready = _checked_peers(trial, inputs, findings)
+    timings = _times(ready, trial.options)
+    limits = {"flops": ceiling[f"matmul_{trial.place['dtype']}"], "bytes": ceiling["copy"]}
     rows: list[Row] = []
     for one in ready:
         name = one.peer.name
         if name not in timings:
             continue
-        memory = measure_memory(one.run, options.device)
-        rows += _rows(place, case, dtype, one, timings[name], memory, limits, automatic == name)
+        memory = measure_memory(one.run, trial.options.device)
+        for row in _rows(trial, one, timings[name], memory, limits):
+            rows.append({**row, "automatic": automatic == name})
     _add_ratios(rows)
     findings.rows += rows
 
 
-def _checked_peers(
-    op: Op, case: Case, dtype: torch.dtype, inputs: Any, options: Options, place: dict[str, str], findings: Findings
-) -> list[_Ready]:
+def _automatic(trial: _Trial, inputs: Any, findings: Findings) -> str | None:
+    try:
+        return trial.op.automatic(inputs)
+    except Exception as error:
+        # Its own peer will fail too; the others are still worth measuring.
+        findings.failures.append({**trial.place, "peer": "automatic", "reason": first_line(error), "backend": True})
+        return None
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an error."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _checked_peers(trial: _Trial, inputs: Any, findings: Findings) -> list[_Ready]:
+    op, case, dtype, options = trial.op, trial.case, trial.dtype, trial.options
     expected = None
     if op.expected is not None:
         expected = Expected(op.expected(inputs, torch.float64), op.expected(inputs, dtype), op.reductions(inputs))
@@ -119,7 +150,7 @@ def _checked_peers(
     for peer in (*op.peers(case), *(op.tile_peers(case) if options.tiles else ())):
         if options.peers and not matches(peer.name, options.peers):
             continue
-        note = {**place, "peer": peer.name}
+        note = {**trial.place, "peer": peer.name}
         if case.peers is not None and peer.name not in case.peers:
             findings.absent.append({**note, "reason": case.peers_reason})
             continue
@@ -133,13 +164,14 @@ def _checked_peers(
             continue
         except Exception as error:
             # A library may refuse in any way; a backend of ours that breaks is a defect.
-            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            target = findings.failures if peer.backend else findings.absent
-            target.append({**note, "reason": text})
+            if peer.backend:
+                findings.failures.append({**note, "reason": first_line(error), "backend": True})
+            else:
+                findings.absent.append({**note, "reason": first_line(error)})
             continue
         verdict = expected.judge(results, dtype, backend=peer.backend) if expected is not None else None
         if verdict is not None and not verdict.usable:
-            findings.failures.append({**note, "reason": verdict.text})
+            findings.failures.append({**note, "reason": verdict.text, "backend": peer.backend})
             continue
         del outputs, results
         ready.append(_Ready(peer=peer, run=run, verdict=verdict))
@@ -155,31 +187,21 @@ def _times(ready: list[_Ready], options: Options) -> dict[str, Timing]:
     return {one.peer.name: time_on_device(one.run, options.rounds, one.peer.uncapturable, flush) for one in ready}
 
 
-def _rows(
-    place: dict[str, str],
-    case: Case,
-    dtype: torch.dtype,
-    one: _Ready,
-    timing: Timing,
-    memory: Memory,
-    limits: Mapping[str, float],
-    automatic: bool,
-) -> list[Row]:
+def _rows(trial: _Trial, one: _Ready, timing: Timing, memory: Memory, limits: Mapping[str, float]) -> list[Row]:
     rows = []
-    work = case.floors(dtype)
+    work = trial.case.floors(trial.dtype)
     for phase in PHASES:
         seconds = timing.seconds.get(phase)
         if not seconds:
             continue
         median = quantile(seconds, 0.5)
         row: Row = {
-            **place,
+            **trial.place,
             "peer": one.peer.name,
             "phase": phase,
             "backend": one.peer.backend,
             "rival": one.peer.rival,
-            "automatic": automatic,
-            "axes": dict(case.axes),
+            "axes": dict(trial.case.axes),
             "median_ms": median * 1e3,
             "p20_ms": quantile(seconds, 0.2) * 1e3,
             "p80_ms": quantile(seconds, 0.8) * 1e3,

@@ -68,6 +68,7 @@ def command_for(name: str) -> Callable[..., None]:
     """The command that measures the ops of ``COMMANDS[name]``."""
 
     def measure(
+        *,
         device: Device = None,
         dtype: Dtype = None,
         cases: Cases = None,
@@ -182,7 +183,7 @@ class _Measurement:
         if self.file is not None:
             bench_files.write_document(self.file, document)
             print_lines([f"results: {relative(self.file)}"])
-        if findings.failures:
+        if findings.is_wrong:
             raise typer.Exit(1)
 
     def _after_case(self, findings: Findings) -> None:

@@ -15,7 +15,9 @@ def show(document: Mapping[str, Any]) -> None:
     """Print the rows by case, the absent peers by reason, failures and goals."""
     machine, ceiling = document["machine"], document["ceiling"]
     limits = [
-        f"{key.removeprefix('matmul_')} {value / 1e12:.2f} TFLOP/s" for key, value in ceiling.items() if key != "copy"
+        f"{key.removeprefix('matmul_')} {value / 1e12:.2f} TFLOP/s"
+        for key, value in ceiling.items()
+        if key.startswith("matmul_")
     ]
     print_lines(
         [
