@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.launch import CompileCase, Work
 from kernels.moae.triton_op import Kept, Outputs, Settings, backward, forward
-from kernels.moae.triton_plan import plan
+from kernels.moae.triton_plan import count_and_plan
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _WIDTH = 768
@@ -70,7 +70,7 @@ def _run(shape: _Shape, dtype: torch.dtype) -> None:
     others = (found.logits, found.gates, found.prob_sums)
     grads = [found.output, *((None,) * 3 if shape.plain else others)]
     backward(grads, x, router, experts, [getattr(found, name) for name in Kept._fields], settings)
-    plan(found.ids, e, None)
+    count_and_plan(found.ids, e, None)
 
 
 def _work(shape: _Shape, dtype: torch.dtype) -> dict[str, Work]:

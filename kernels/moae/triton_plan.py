@@ -24,7 +24,6 @@ from kernels.moae.plan import RoutingPlan
 MOST_GROUPS = 4
 # Elements of the (tokens, experts) tile of a program, and of a chunk of block counts.
 _TILE = 4096
-_COUNT_BLOCK = 64
 
 
 @triton.jit
@@ -159,7 +158,7 @@ def plan_forward(
         topk_expert_ids=ids,
         expert_offsets=ids.new_empty(num_experts + 1, dtype=torch.int32),
         order=ids.new_empty(ids.numel()),
-        slots=torch.empty_like(ids),
+        slots=ids.new_empty(ids.shape),
         kept=ids.new_empty(ids.shape, dtype=torch.bool),
         capacity=capacity,
     )
@@ -175,7 +174,7 @@ def plan_forward(
         num_tokens,
         *blocks.bounds,
         num_groups,
-        num_warps=4,
+        num_warps=_warps(columns),
         num_stages=1,
         E=num_experts,
         K=top_k,
@@ -188,18 +187,51 @@ def plan_forward(
     return plan, counts, prob_sums
 
 
-def plan(topk_expert_ids: Tensor, num_experts: int, capacity: int | None) -> RoutingPlan:
-    """The plan of choices (T, k) alone: one launch to count the blocks, one to rank."""
-    ids = topk_expert_ids.contiguous()
-    blocks = Blocks.of((0, ids.shape[0]), _COUNT_BLOCK)
+def count_and_plan(ids: Tensor, num_experts: int, capacity: int | None) -> RoutingPlan:
+    """Launch the plan of choices (T, k), contiguous, alone: once to count the blocks, once to rank."""
+    columns = triton.next_power_of_2(num_experts)
+    blocks = Blocks.of((0, ids.shape[0]), max(16, min(64, _TILE // columns)))
     block_counts = ids.new_empty(blocks.count, num_experts, dtype=torch.int32)
     launch(
         count_kernel,
         (blocks.count,),
         *(ids, block_counts, ids.shape[0]),
+        num_warps=_warps(columns),
         E=num_experts,
         K=ids.shape[1],
-        EP=triton.next_power_of_2(num_experts),
-        BT=_COUNT_BLOCK,
+        EP=columns,
+        BT=blocks.tokens,
     )
     return plan_forward(ids, block_counts, None, capacity, blocks)[0]
+
+
+def _warps(columns: int) -> int:
+    """Warps for this many padded experts: with four, wide tiles do not fit the registers."""
+    return 8 if columns >= 64 else 4
+
+
+@torch.library.custom_op("s4d::triton_plan", mutates_args=())
+def triton_plan(ids: Tensor, num_experts: int, capacity: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Expert offsets (E + 1), order (T * k), slots (T, k) and kept (T, k) of the chosen experts ``ids`` (T, k)."""
+    found = count_and_plan(ids.contiguous(), num_experts, capacity)
+    return found.expert_offsets, found.order, found.slots, found.kept
+
+
+@triton_plan.register_fake
+def _(ids: Tensor, num_experts: int, capacity: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    slots = ids.new_empty(ids.shape)
+    offsets = ids.new_empty(num_experts + 1, dtype=torch.int32)
+    return offsets, ids.new_empty(ids.numel()), slots, ids.new_empty(ids.shape, dtype=torch.bool)
+
+
+def plan(topk_expert_ids: Tensor, num_experts: int, capacity: int | None) -> RoutingPlan:
+    """The plan of choices (T, k)."""
+    offsets, order, slots, kept = triton_plan(topk_expert_ids, num_experts, capacity)
+    return RoutingPlan(
+        topk_expert_ids=topk_expert_ids,
+        expert_offsets=offsets,
+        order=order,
+        slots=slots,
+        kept=kept,
+        capacity=capacity,
+    )

@@ -280,13 +280,14 @@ def test_noise_key_does_not_depend_on_the_place_in_the_batch(backend: str) -> No
 
     (output, record), (shuffled, shuffled_record) = run(torch.arange(24)), run(shuffle)
     check_equal(shuffled_record.plan.topk_expert_ids, record.plan.topk_expert_ids[shuffle])
+    # Float32 has 24 bits; a sum of a few terms of size 1 loses a few.
     close = 1e-12 if dtype == torch.float64 else 1e-6
     torch.testing.assert_close(shuffled, output[shuffle], rtol=close, atol=close)
     key = NoiseKey(seed=3, epoch=1, layer=7, sample_key=sample, token=token)
     as_tensor, _ = moae(
         operands.x, operands.router(), operands.experts(), top_k=2, noise=key.normal(4, dtype), backend=backend
     )
-    # A kernel makes the noise with its own logarithm and cosine.
+    # A kernel makes the noise with its own logarithm and cosine, up to 2 units in the last place from the definition's.
     near = 1e-6 if backend == "triton" else 0
     torch.testing.assert_close(as_tensor, output, rtol=near, atol=near)
     quiet, _ = moae(operands.x, operands.router(), operands.experts(), top_k=2, backend=backend)
@@ -311,7 +312,7 @@ def test_gradcheck_of_the_definition(factor: float | None) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_same_bits_every_time(backend: str, dtype: torch.dtype) -> None:
     skip_if_refused(backend, dtype)
-    shape = Shape(tokens=200, width=64, hidden=16, num_experts=8, factor=1.0)
+    shape = Shape(tokens=60 if backend == "triton" else 200, width=64, hidden=16, num_experts=8, factor=1.0)
     operands, grads = inputs(shape, dtype), upstream(shape)
     first = results(operands, shape, backend, dtype, grads, None)
     for _ in range(2 if backend == "triton" else 5):
@@ -332,6 +333,7 @@ def test_gradients_accumulate_over_two_steps(backend: str) -> None:
         grad, expected = getattr(both, f.name).grad, getattr(single, f.name).grad
         assert (grad is None) == (expected is None), f.name
         if grad is not None:
+            # In float32 the two backends are as far from the truth as from each other.
             close = 1e-11 if dtype == torch.float64 else 1e-4
             torch.testing.assert_close(grad, expected, rtol=close, atol=close, msg=f.name)
 
