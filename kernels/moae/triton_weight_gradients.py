@@ -88,7 +88,8 @@ def _column_sums(
     in_tile = tl.arange(0, BLOCK_SLOTS)
     column = first_column + tl.arange(0, BLOCK_COLUMNS)[None, :]
     total = tl.zeros((BLOCK_SLOTS, BLOCK_COLUMNS), tl.float32)
-    for start in tl.range(begin, end, BLOCK_SLOTS):
+    # Named stages: loads that feed no product are not prefetched otherwise.
+    for start in tl.range(begin, end, BLOCK_SLOTS, num_stages=4):
         slot = start + in_tile
         live = slot < end
         row = slot.to(tl.int64)
