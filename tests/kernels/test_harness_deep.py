@@ -17,7 +17,7 @@ def chunks() -> Iterator[object]:
     """Parameters (op, backend, dtype, backward, examples, number); the interpreter takes more and smaller chunks."""
     for op in OPERATIONS.values():
         for backend in op.rivals:
-            parts = 10 if is_interpreted(backend) else 4
+            parts = 5 if is_interpreted(backend) else 2
             for dtype in dtypes_of(op, backend):
                 for backward, total in ((False, FORWARD), (True, BACKWARD if op.differentiable else 0)):
                     for part in range(parts if total else 0):
