@@ -19,12 +19,16 @@ import torch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How one kernel is compiled: rows of a block of its inner and its outer loop (0: no loop), warps, stages."""
+    """How one kernel is compiled: rows of a block of its inner and its outer loop (0: no loop), warps, stages.
+
+    ``reload``: the rows that stay the same in the inner loop are loaded in every step, where keeping them would spill.
+    """
 
     block: int = 0
     outer: int = 0
     warps: int
     stages: int = 1
+    reload: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,12 +72,12 @@ _WIDE = Tile(
     forward=Schedule(block=64, warps=4, stages=2),
     contained=Schedule(warps=4),
     queries=Schedule(block=64, warps=4, stages=1),
-    keys=Schedule(block=64, warps=4, stages=1),
+    keys=Schedule(block=32, warps=4, stages=2),
     sequences=None,
 )
 _WIDE_AMPERE = Tile(
     rows=64,
-    forward=Schedule(block=32, warps=4, stages=1),
+    forward=Schedule(block=32, warps=4, stages=2, reload=True),
     contained=Schedule(warps=4),
     queries=Schedule(block=32, warps=4, stages=2),
     keys=Schedule(block=32, warps=4, stages=2),
@@ -81,11 +85,11 @@ _WIDE_AMPERE = Tile(
 )
 _SINGLE = Tile(
     rows=32,
-    forward=Schedule(block=32, warps=4),
+    forward=Schedule(block=32, warps=4, reload=True),
     contained=Schedule(warps=4),
-    queries=Schedule(block=32, warps=4),
-    keys=Schedule(block=32, warps=4),
-    sequences=Schedule(block=32, outer=32, warps=4),
+    queries=Schedule(block=32, warps=4, reload=True),
+    keys=Schedule(block=32, warps=4, reload=True),
+    sequences=Schedule(block=32, outer=32, warps=4, reload=True),
 )
 
 # (architecture family, bytes of a value, head_dim) -> tiles for rising lengths; the last also streams.

@@ -124,6 +124,7 @@ def _stream(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    RELOAD: tl.constexpr,
 ):
     """R rows of one long sequence; also the base-2 log-sum-exp of their scores."""
     row, start, end = tile
@@ -133,7 +134,9 @@ def _stream(
     denominator = tl.zeros((ROWS,), dtype=tl.float32)
     maximum = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     last = start + (end - start) // KEYS * KEYS
-    for first in range(start, last, KEYS):
+    for first in tl.range(start, last, KEYS, disable_licm=RELOAD):
+        if RELOAD:
+            q = load_rows(q_head, rows, rows < end, stride, DIM, PADDED)
         keys = first + tl.arange(0, KEYS)
         state = (sums, denominator, maximum)
         sums, denominator, maximum = _absorb(
@@ -203,6 +206,7 @@ def attention_forward(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    RELOAD: tl.constexpr,
     STREAMING: tl.constexpr,
     FLIP: tl.constexpr,
 ):
@@ -230,7 +234,7 @@ def attention_forward(
         lse_head = lse + head * total_tokens
         _stream(
             q_head, k_head, v_head, out_head, lse_head, tile_rows,
-            token_stride, out_stride, factor, FLIP, DIM, PADDED, ROWS, KEYS,
+            token_stride, out_stride, factor, FLIP, DIM, PADDED, ROWS, KEYS, RELOAD,
         )  # fmt: skip
     else:
         rows = row + tl.arange(0, ROWS)
@@ -265,6 +269,7 @@ def launch_forward(
         PADDED=triton.next_power_of_2(dim),
         ROWS=tile.rows,
         KEYS=tile.forward.block,
+        RELOAD=tile.forward.reload,
         STREAMING=streaming,
         FLIP=scale < 0,
     )

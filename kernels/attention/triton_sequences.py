@@ -85,6 +85,7 @@ def _stream_sequence(
     PADDED: tl.constexpr,
     KEYS: tl.constexpr,
     QUERIES: tl.constexpr,
+    RELOAD: tl.constexpr,
 ):
     """dq, dk and dv of one sequence; ``sums_head`` (T, DIM) are its float32 scratch rows."""
     stride, part, grad_stride, grad_part, do_stride = strides
@@ -99,7 +100,10 @@ def _stream_sequence(
         done_before = tl.where(first_key > start, end, start)
         keep_until = tl.where(first_key + KEYS < end, end, start)
         write_until = start + end - keep_until
-        for first in range(start, end, QUERIES):
+        for first in tl.range(start, end, QUERIES, disable_licm=RELOAD):
+            if RELOAD:
+                k = load_rows(q_head + part, keys, keys < end, stride, DIM, PADDED)
+                v = load_rows(q_head + 2 * part, keys, keys < end, stride, DIM, PADDED)
             rows = first + tl.arange(0, QUERIES)
             q = load_rows(q_head, rows, rows < end, stride, DIM, PADDED)
             do = load_rows(do_head, rows, rows < end, do_stride, DIM, PADDED)
@@ -142,6 +146,7 @@ def attention_backward_sequences(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     QUERIES: tl.constexpr,
+    RELOAD: tl.constexpr,
     FLIP: tl.constexpr,
 ):
     """Program tile * H + head: the first tile of a longer sequence stands for all of it, the others have no work."""
@@ -157,7 +162,7 @@ def attention_backward_sequences(
         _stream_sequence(
             qkv + head * head_stride, dqkv + head * grad_head_stride, do_head,
             lse + head * total_tokens, delta_head, sums + head * total_tokens * DIM,
-            start, end, scale, strides, FLIP, DIM, PADDED, KEYS, QUERIES,
+            start, end, scale, strides, FLIP, DIM, PADDED, KEYS, QUERIES, RELOAD,
         )  # fmt: skip
 
 
@@ -190,6 +195,7 @@ def launch_sequences(
         ROWS=tile.rows,
         KEYS=schedule.outer,
         QUERIES=schedule.block,
+        RELOAD=schedule.reload,
         FLIP=scale < 0,
     )
     return dqkv

@@ -42,6 +42,7 @@ def _query_tile(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    RELOAD: tl.constexpr,
 ):
     """delta and dq of R rows of one longer sequence."""
     stride, part, grad_stride, _, do_stride = strides
@@ -54,7 +55,10 @@ def _query_tile(
     tl.store(delta_head + rows, delta, mask=rows < end)
     lse = tl.load(lse_head + rows, mask=rows < end, other=0.0)
     dq = tl.zeros((ROWS, PADDED), dtype=tl.float32)
-    for first in range(start, end, KEYS):
+    for first in tl.range(start, end, KEYS, disable_licm=RELOAD):
+        if RELOAD:
+            q = load_rows(q_head, rows, rows < end, stride, DIM, PADDED)
+            do = load_rows(do_head, rows, rows < end, do_stride, DIM, PADDED)
         keys = first + tl.arange(0, KEYS)
         # (K, D)
         k = load_rows(q_head + part, keys, keys < end, stride, DIM, PADDED)
@@ -84,6 +88,7 @@ def _key_tile(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     QUERIES: tl.constexpr,
+    RELOAD: tl.constexpr,
 ):
     """dk and dv of R rows of one longer sequence."""
     stride, part, grad_stride, grad_part, do_stride = strides
@@ -94,7 +99,10 @@ def _key_tile(
     v = load_rows(q_head + 2 * part, keys, keys < end, stride, DIM, PADDED)
     dk = tl.zeros((ROWS, PADDED), dtype=tl.float32)
     dv = tl.zeros((ROWS, PADDED), dtype=tl.float32)
-    for first in range(start, end, QUERIES):
+    for first in tl.range(start, end, QUERIES, disable_licm=RELOAD):
+        if RELOAD:
+            k = load_rows(q_head + part, keys, keys < end, stride, DIM, PADDED)
+            v = load_rows(q_head + 2 * part, keys, keys < end, stride, DIM, PADDED)
         rows = first + tl.arange(0, QUERIES)
         # (Q, D)
         q = load_rows(q_head, rows, rows < end, stride, DIM, PADDED)
@@ -132,6 +140,7 @@ def attention_backward_queries(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    RELOAD: tl.constexpr,
     FLIP: tl.constexpr,
 ):
     """Program tile * H + head: all of a contained tile, delta and dq of a streaming one."""
@@ -150,7 +159,7 @@ def attention_backward_queries(
     else:
         _query_tile(
             q_head, dq_head, do_head, out + head * DIM, lse + head * total_tokens, delta + head * total_tokens,
-            heads * DIM, row, start, end, scale, strides, FLIP, DIM, PADDED, ROWS, KEYS,
+            heads * DIM, row, start, end, scale, strides, FLIP, DIM, PADDED, ROWS, KEYS, RELOAD,
         )  # fmt: skip
 
 
@@ -177,6 +186,7 @@ def attention_backward_keys(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     QUERIES: tl.constexpr,
+    RELOAD: tl.constexpr,
     FLIP: tl.constexpr,
 ):
     """Program tile * H + head: dk and dv of a streaming tile; contained tiles are done."""
@@ -188,7 +198,7 @@ def attention_backward_keys(
         _key_tile(
             qkv + head * head_stride, dqkv + head * grad_head_stride, dout + head * dout_head_stride,
             lse + head * total_tokens, delta + head * total_tokens, row, start, end, scale, strides,
-            FLIP, DIM, PADDED, ROWS, QUERIES,
+            FLIP, DIM, PADDED, ROWS, QUERIES, RELOAD,
         )  # fmt: skip
 
 
@@ -217,6 +227,7 @@ def launch_two_pass(
         num_warps=tile.queries.warps,
         num_stages=tile.queries.stages,
         KEYS=tile.queries.block,
+        RELOAD=tile.queries.reload,
         **constants,
     )
     launch(
@@ -226,6 +237,7 @@ def launch_two_pass(
         num_warps=tile.keys.warps,
         num_stages=tile.keys.stages,
         QUERIES=tile.keys.block,
+        RELOAD=tile.keys.reload,
         **constants,
     )
     return dqkv
