@@ -66,19 +66,19 @@ GRADIENT: dict[tuple[int, bool, Load], Tile] = {
     (80, True, "noise"): _tile(32, 64, 64, 8, 2),
     (80, False, "plain"): _tile(32, 32, 64, 4, 2),
     (80, False, "changed"): _tile(32, 32, 32, 4, 2),
-    (80, False, "noise"): _tile(32, 32, 32, 4, 2),
+    (80, False, "noise"): _tile(16, 32, 32, 4, 2),
     (90, True, "plain"): _tile(64, 128, 128, 8, 3),
     (90, True, "changed"): _tile(32, 128, 128, 8, 2),
     (90, True, "noise"): _tile(32, 128, 64, 8, 2),
     (90, False, "plain"): _tile(32, 32, 64, 4, 2),
     (90, False, "changed"): _tile(32, 32, 32, 4, 2),
-    (90, False, "noise"): _tile(32, 32, 32, 4, 2),
+    (90, False, "noise"): _tile(16, 32, 32, 4, 2),
     (100, True, "plain"): _tile(64, 128, 128, 8, 3),
     (100, True, "changed"): _tile(32, 128, 128, 8, 2),
     (100, True, "noise"): _tile(32, 128, 64, 8, 2),
     (100, False, "plain"): _tile(32, 32, 64, 4, 2),
     (100, False, "changed"): _tile(32, 32, 32, 4, 2),
-    (100, False, "noise"): _tile(32, 32, 32, 4, 2),
+    (100, False, "noise"): _tile(16, 32, 32, 4, 2),
 }
 
 
