@@ -89,6 +89,9 @@ def _cases() -> Iterator[Case]:
     yield _case("len800", ((192, 800),), 6, gpu)
     yield _case("mix100_800", ((192, 100), (192, 800)), 6, gpu)
     yield _case("mix100_800_small", ((16, 100), (4, 800)), 12, cpu)
+    # Encoder of the demonstration and its decoder, for the table beside the backends.
+    yield _case("demo6x64", ((64, 36), (16, 144)), 6, frozenset())
+    yield _case("demo4x32", ((64, 36), (16, 144)), 4, frozenset(), head_dim=32)
     yield _case("tiny", ((2, 3), (2, 5)), 2, frozenset(), axes={"length": 4}, head_dim=32)
     for device, tokens in _SWEEP_TOKENS.items():
         for length in _SWEEP_LENGTHS:

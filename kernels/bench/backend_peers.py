@@ -15,6 +15,7 @@ from kernels.launch import is_interpreted
 RIVAL_BACKENDS = {
     "attention": {"sdpa", "xformers", "torch_varlen"},
     "moae": {"grouped", "dense_all"},
+    "moae_plan": {"portable"},
     "patch": set[str](),
     "reconstruction": set[str](),
 }

@@ -19,6 +19,18 @@ _SWEEP_TOKENS = (400, 6400)
 _SWEEP_PEERS = frozenset({*BACKENDS, "grouped_mm", "index_select"})
 # Scores of a token's second and third expert closer than this would be ordered by rounding.
 _MARGIN = 1e-3
+# Tokens, width and experts of the table beside the backends: dropless, hidden a quarter of the width.
+_TABLE = (
+    (64, 128, 4),
+    (576, 128, 4),
+    (576, 192, 8),
+    (1024, 192, 8),
+    (2304, 128, 4),
+    (4600, 128, 4),
+    (4600, 192, 8),
+    (1600, 768, 4),
+    (1600, 768, 8),
+)
 _SEED = 21
 
 
@@ -68,12 +80,14 @@ class MoaeInputs:
     noise: Tensor
     upstream: Tensor
     top_k: int
-    capacity_factor: float
+    capacity_factor: float | None
 
     @property
     def capacity(self) -> int:
-        """Most tokens an expert serves."""
+        """Most tokens an expert serves; all of them without a limit."""
         tokens, num_experts = self.noise.shape
+        if self.capacity_factor is None:
+            return tokens
         return int(tokens * self.top_k / num_experts * self.capacity_factor)
 
 
@@ -86,6 +100,7 @@ class MoaeShape:
     num_experts: int = 8
     hidden: int = 192
     top_k: int = 2
+    capacity_factor: float | None = 1.0
 
 
 def make_inputs(shape: MoaeShape, device: torch.device, dtype: torch.dtype) -> MoaeInputs:
@@ -113,7 +128,7 @@ def make_inputs(shape: MoaeShape, device: torch.device, dtype: torch.dtype) -> M
         noise=_clear_of_ties(leaves, noise, shape.top_k),
         upstream=normal(t, d),
         top_k=shape.top_k,
-        capacity_factor=1.0,
+        capacity_factor=shape.capacity_factor,
     )
 
 
@@ -160,6 +175,9 @@ def _cases() -> Iterator[Case]:
     yield _case("t12800", MoaeShape(tokens=12800), _EVERYWHERE, axes={"tokens": 12800})
     yield _case("t51200", MoaeShape(tokens=51200), gpu, axes={"tokens": 51200})
     yield _case("tiny", MoaeShape(tokens=40, width=32, num_experts=4, hidden=8), frozenset(), axes={"tokens": 40})
+    for tokens, width, count in _TABLE:
+        shape = MoaeShape(tokens=tokens, width=width, num_experts=count, hidden=width // 4, capacity_factor=None)
+        yield _case(f"table_t{tokens}_d{width}_e{count}", shape, frozenset())
     for tokens in _SWEEP_TOKENS:
         yield _case(
             f"sweep_t{tokens}", MoaeShape(tokens=tokens), _EVERYWHERE, axes={"tokens": tokens}, peers=_SWEEP_PEERS

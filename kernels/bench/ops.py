@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels.bench import attention, moae, patch, reconstruction, tile_map
+from kernels.bench import attention, moae, moae_plan, patch, reconstruction, tile_map
 from kernels.bench.attention_peers import attention_backend, attention_peers
 from kernels.bench.backend_peers import automatic, unless_interpreted
 from kernels.bench.moae_peers import moae_backend, moae_peers
@@ -33,6 +33,13 @@ OPS: dict[str, Op] = {
         automatic=lambda i: automatic("moae", lambda: moae.call_backend(i, i.leaves, None)),
         reductions=moae.reductions,
         tile_peers=moae_tiles(unless_interpreted(moae_backend, "triton")),
+    ),
+    "moae_plan": Op(
+        name="moae_plan",
+        cases=moae_plan.CASES,
+        peers=moae_plan.plan_peers,
+        expected=None,
+        automatic=lambda i: automatic("moae_plan", lambda: moae_plan.call_backend(i, None)),
     ),
     "patch": Op(
         name="patch",

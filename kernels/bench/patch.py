@@ -14,30 +14,31 @@ from kernels.bench.backend_peers import backend_peers
 from kernels.bench.records import Case, Peer, Run
 from kernels.patch import BACKENDS, embed_visible
 
-_TUBELET, _PATCH = 2, 16
+_TUBELET = 2
 _RESULTS = ("output", "d_weight", "d_bias")
 _SEED = 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchShape:
-    """n samples of F frames of S x S pixels, M tokens of each, embedded in D dimensions."""
+    """n samples of F frames of S x S pixels, some tokens of each kept, embedded in D dimensions; p pixels a side."""
 
     samples: int
     frames: int
     side: int
     kept: int
     width: int = 768
+    patch: int = 16
 
     @property
     def tokens(self) -> int:
         """Tokens of one sample."""
-        return max(1, self.frames // _TUBELET) * (self.side // _PATCH) ** 2
+        return max(1, self.frames // _TUBELET) * (self.side // self.patch) ** 2
 
     @property
     def values(self) -> int:
         """Pixel values read per token; a still image has one frame."""
-        return 3 * min(self.frames, _TUBELET) * _PATCH**2
+        return 3 * min(self.frames, _TUBELET) * self.patch**2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def make_inputs(shape: PatchShape, device: torch.device, dtype: torch.dtype) -> 
     return PatchInputs(
         pixels=random_pixels(shape.samples, shape.frames, shape.side, device),
         indices=random_indices(shape.samples, shape.tokens, shape.kept, device),
-        weight=normal(shape.width, 3, _TUBELET, _PATCH, _PATCH, scale=0.03),
+        weight=normal(shape.width, 3, _TUBELET, shape.patch, shape.patch, scale=0.03),
         bias=normal(shape.width, scale=0.1),
         mean=torch.tensor([0.485, 0.456, 0.406], device=device),
         std=torch.tensor([0.229, 0.224, 0.225], device=device),
@@ -101,6 +102,9 @@ def _cases() -> Iterator[Case]:
     yield _case("stills90", PatchShape(samples=192, frames=1, side=160, kept=10), "cuda")
     yield _case("clips95_small", PatchShape(samples=8, frames=16, side=160, kept=40), "cpu")
     yield _case("stills90_small", PatchShape(samples=32, frames=1, side=160, kept=10), "cpu")
+    # Clips of the demonstration, and fine-tuning's every token.
+    yield _case("demo_clips", PatchShape(samples=16, frames=16, side=64, kept=26, width=128, patch=8))
+    yield _case("clips_all", PatchShape(samples=2, frames=16, side=160, kept=800))
     yield _case("tiny", PatchShape(samples=2, frames=4, side=32, kept=3, width=16))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,8 +18,7 @@ from kernels.reconstruction import BACKENDS, masked_loss
 
 # hidden (M, D), weight (values, D), bias (values,).
 _Leaves = tuple[Tensor, Tensor, Tensor]
-_TUBELET, _PATCH = 2, 16
-_VALUES = 3 * _TUBELET * _PATCH**2
+_TUBELET = 2
 _EPS = 1e-6
 _RESULTS = ("loss", "d_hidden", "d_weight", "d_bias")
 # Each shape costs a compilation, on a CPU of half a minute.
@@ -42,27 +42,33 @@ class ReconstructionInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReconstructionShape:
-    """n samples of F frames of S x S pixels, ``masked`` tokens of each to predict from D dimensions."""
+    """n samples of F frames of S x S pixels, some tokens of each to predict from D dimensions; p pixels a side."""
 
     samples: int
     frames: int
     side: int
     masked: int
     width: int = 384
+    patch: int = 16
+
+    @property
+    def values(self) -> int:
+        """Pixel values to predict per token."""
+        return 3 * _TUBELET * self.patch**2
 
 
 def make_inputs(shape: ReconstructionShape, device: torch.device, dtype: torch.dtype) -> ReconstructionInputs:
     """Random pixels, normal hidden states and weights."""
     generator = torch.Generator(device=device).manual_seed(_SEED)
-    tokens = max(1, shape.frames // _TUBELET) * (shape.side // _PATCH) ** 2
+    tokens = max(1, shape.frames // _TUBELET) * (shape.side // shape.patch) ** 2
 
     def normal(*size: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(*size, generator=generator, device=device, dtype=torch.float32) * scale).to(dtype)
 
     return ReconstructionInputs(
         hidden=normal(shape.samples * shape.masked, shape.width),
-        weight=normal(_VALUES, shape.width, scale=shape.width**-0.5),
-        bias=normal(_VALUES, scale=0.1),
+        weight=normal(shape.values, shape.width, scale=shape.width**-0.5),
+        bias=normal(shape.values, scale=0.1),
         pixels=random_pixels(shape.samples, shape.frames, shape.side, device),
         indices=random_indices(shape.samples, tokens, shape.masked, device),
         upstream=torch.tensor(_UPSTREAM, device=device),
@@ -71,12 +77,12 @@ def make_inputs(shape: ReconstructionShape, device: torch.device, dtype: torch.d
 
 def _case(name: str, shape: ReconstructionShape, *defaults: str) -> Case:
     tokens = shape.samples * shape.masked
-    pixels = 3 * min(shape.frames, _TUBELET) * _PATCH**2
+    pixels = 3 * min(shape.frames, _TUBELET) * shape.patch**2
     return Case(
         name=name,
         op="reconstruction",
         inputs=lambda device, dtype: make_inputs(shape, device, dtype),
-        floors=lambda dtype: floors.reconstruction(tokens, pixels, _VALUES, shape.width, dtype.itemsize),
+        floors=lambda dtype: floors.reconstruction(tokens, pixels, shape.values, shape.width, dtype.itemsize),
         defaults=frozenset(defaults),
         axes={"tokens": tokens},
     )
@@ -87,6 +93,9 @@ def _cases() -> Iterator[Case]:
     yield _case("stills", ReconstructionShape(samples=192, frames=1, side=160, masked=90), "cuda")
     yield _case("clips_small", ReconstructionShape(samples=6, frames=16, side=160, masked=760), "cpu")
     yield _case("stills_small", ReconstructionShape(samples=16, frames=1, side=160, masked=90), "cpu")
+    # Clips of the demonstration, and two of the sizes in the table beside the backends.
+    yield _case("demo_clips", ReconstructionShape(samples=16, frames=16, side=64, masked=384, width=96, patch=8))
+    yield _case("clips_1520", ReconstructionShape(samples=2, frames=16, side=160, masked=760))
     yield _case("tiny", ReconstructionShape(samples=2, frames=4, side=32, masked=3, width=16))
 
 
@@ -103,13 +112,14 @@ def expected(inputs: ReconstructionInputs, dtype: torch.dtype) -> dict[str, Tens
 def reductions(inputs: ReconstructionInputs) -> dict[str, int]:
     """Weight gradients are sums over tokens, the loss one over all values."""
     tokens = inputs.indices.shape[0]
-    return {"loss": tokens * _VALUES, "d_weight": tokens, "d_bias": tokens}
+    return {"loss": tokens * inputs.weight.shape[0], "d_weight": tokens, "d_bias": tokens}
 
 
 def reconstruction_peers(case: Case) -> Iterator[Peer]:
     """All peers of one case, our backends first."""
     yield from backend_peers("reconstruction", BACKENDS, _loss)
     yield Peer(name="eager", build=_eager)
+    yield Peer(name="liger", build=_liger)
     yield Peer(name="compiled", build=_compiled if case.name in _COMPILED_CASES else _left_out)
 
 
@@ -143,8 +153,9 @@ def _loss(inputs: ReconstructionInputs, name: str, dtype: torch.dtype | None = N
 def _formula(hidden: Tensor, weight: Tensor, bias: Tensor, pixels: Tensor, indices: Tensor) -> Tensor:
     """Prediction, per-token normalised target, mean squared error, as one writes it down."""
     samples, frames, height, width, _ = pixels.shape
-    rows, columns, depth = height // _PATCH, width // _PATCH, min(frames, _TUBELET)
-    tubelets = pixels.view(samples, frames // depth, depth, rows, _PATCH, columns, _PATCH, 3)
+    patch = math.isqrt(weight.shape[0] // (3 * _TUBELET))
+    rows, columns, depth = height // patch, width // patch, min(frames, _TUBELET)
+    tubelets = pixels.view(samples, frames // depth, depth, rows, patch, columns, patch, 3)
     tubelets = tubelets.permute(0, 1, 3, 5, 2, 4, 6, 7)
     column, row = indices % columns, indices // columns % rows
     time = indices // (columns * rows) % (frames // depth)
@@ -157,6 +168,10 @@ def _formula(hidden: Tensor, weight: Tensor, bias: Tensor, pixels: Tensor, indic
 def _eager(inputs: ReconstructionInputs) -> Run:
     leaves = _leaves(inputs)
     return _run(inputs, leaves, lambda: (_formula(*leaves, inputs.pixels, inputs.indices),))
+
+
+def _liger(inputs: ReconstructionInputs) -> Run:
+    raise AbsentError("its fused linear losses are over classes; none reconstructs pixels")
 
 
 def _left_out(inputs: ReconstructionInputs) -> Run:

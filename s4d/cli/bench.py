@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 # Ops measured by one command.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "attention": ("attention", "tile_map"),
-    "moae": ("moae",),
+    "moae": ("moae", "moae_plan"),
     "patch": ("patch",),
     "reconstruction": ("reconstruction",),
     "step": ("step",),
-    "all": ("attention", "tile_map", "moae", "patch", "reconstruction"),
+    "all": ("attention", "tile_map", "moae", "moae_plan", "patch", "reconstruction"),
 }
 _HELP = {
     "all": "Check and time every op beside its rivals; exit 1 if a backend's results are wrong.",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.bench.ceiling import measure_ceiling
-from kernels.bench.gate import LIBRARY_FACTOR, Expected
+from kernels.bench.gate import SLACK, Expected
 from kernels.bench.memory import measure_memory
 from kernels.bench.ops import OPS
 from kernels.bench.records import PHASES, AbsentError, Case, Op, Peer, Run
@@ -139,14 +139,16 @@ def test_peers_are_picked_by_pattern_or_limited_by_the_case() -> None:
 def test_a_library_may_round_more_often_and_a_backend_may_not() -> None:
     x = torch.randn(64, 8)
     expected = Expected({"y": x.double()}, {"y": x}, {})
-    near, far = ({"y": x * (1 + share * 2e-6)} for share in (0.6 * LIBRARY_FACTOR, 5 * LIBRARY_FACTOR))
+    near, far = ({"y": x * (1 + share * 2e-6)} for share in (0.6 * SLACK, 5 * SLACK))
     assert expected.judge(near, torch.float32, backend=False).usable
     assert not expected.judge(near, torch.float32, backend=False).passed
     assert not expected.judge(near, torch.float32, backend=True).usable
     assert not expected.judge(far, torch.float32, backend=False).usable
 
 
-@pytest.mark.parametrize("result", [{"y": torch.full((64, 8), torch.nan)}, {"z": torch.zeros(64, 8)}, {}])
+@pytest.mark.parametrize(
+    "result", [{"y": torch.full((64, 8), torch.nan)}, {"y": torch.zeros(63, 8)}, {"z": torch.zeros(64, 8)}, {}]
+)
 def test_a_result_that_is_missing_or_not_finite_fails(result: dict[str, Tensor]) -> None:
     x = torch.randn(64, 8)
     assert not Expected({"y": x.double()}, {"y": x}, {}).judge(result, torch.float32, backend=False).usable
@@ -187,7 +189,7 @@ def test_ceiling_names_every_dtype() -> None:
     assert set(ceiling) == {"matmul_float32", "matmul_bfloat16", "copy"} and min(ceiling.values()) > 0
 
 
-@pytest.mark.parametrize("op", [name for name in OPS if name != "tile_map"])
+@pytest.mark.parametrize("op", [name for name in OPS if name not in ("tile_map", "moae_plan")])
 def test_all_peers_of_an_op_agree(op: str) -> None:
     findings = run_ops([OPS[op]], Options(device=CPU, cases=("tiny",), repeats=1), CEILING)
     assert not findings.failures
@@ -222,6 +224,13 @@ def test_a_run_is_wrapped_in_both_directions() -> None:
     assert entered == ["in", "out", "in", "out"]
 
 
+@pytest.mark.parametrize("pattern", ["t576", "t576_capacity"])
+def test_routing_plans_are_timed_forward_alone(pattern: str) -> None:
+    findings = run_ops([OPS["moae_plan"]], Options(device=CPU, cases=(pattern,), repeats=1), CEILING)
+    assert {row["phase"] for row in findings.rows} == {"forward"}
+    assert "portable" in {row["peer"] for row in findings.rows} and not findings.failures
+
+
 def test_tile_map_needs_a_gpu_and_says_so() -> None:
     findings = run_ops([OPS["tile_map"]], Options(device=CPU, cases=("new_lengths",), repeats=1), CEILING)
     assert not findings.rows and len(findings.absent) == 4
@@ -230,7 +239,7 @@ def test_tile_map_needs_a_gpu_and_says_so() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", OPS)
 def test_all_peers_of_an_op_agree_on_a_gpu(op: str) -> None:
-    cases = ("new_lengths",) if op == "tile_map" else ("tiny",)
+    cases = {"tile_map": ("new_lengths",), "moae_plan": ("t576*",)}.get(op, ("tiny",))
     options = Options(device=torch.device("cuda"), cases=cases, repeats=2)
     findings = run_ops([OPS[op]], options, CEILING)
     assert not findings.failures and findings.rows
