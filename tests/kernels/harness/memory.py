@@ -81,7 +81,12 @@ NEAR = tuple(name for name in PLACEMENTS if name != "far")
 
 
 def place(tensor: Tensor, placement: str) -> Tensor:
-    """A copy of ``tensor`` placed as the row ``placement`` says; scalars and empty tensors are only copied."""
+    """A copy of ``tensor`` placed as the row ``placement`` says; scalars and empty tensors are only copied.
+
+    ``as given`` is no row: it copies nothing, for operands too large for it.
+    """
+    if placement == "as given":
+        return tensor.detach()
     return PLACEMENTS[placement](tensor) if tensor.ndim and tensor.numel() else plain(tensor)
 
 
