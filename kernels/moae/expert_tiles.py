@@ -91,7 +91,7 @@ EXACT_ROWS: dict[tuple[Direction, int], RowTile] = {
     ("backward", 90): _exact_rows(),
     ("backward", 100): _exact_rows(),
 }
-OUTER = {80: _outer(64, 64, 128, 4, 5), 90: _outer(64, 64, 128, 4, 5), 100: _outer(64, 64, 128, 4, 5)}
+OUTER = {80: _outer(64, 64, 128, 4, 5), 90: _outer(64, 64, 128, 4, 4), 100: _outer(64, 64, 128, 4, 5)}
 EXACT_OUTER = {80: _outer(32, 32, 64, 4, 2), 90: _outer(32, 32, 64, 4, 2), 100: _outer(32, 32, 64, 4, 2)}
 
 

@@ -21,7 +21,7 @@ from kernels.moae.triton_experts import (
     chunk_product,
     contiguous_experts,
     find_tile,
-    gelu,
+    gelu_and_slope,
     products,
     row_constants,
     row_programs,
@@ -105,7 +105,7 @@ def _gradient_block(
         # Always the first: it makes the compiler move these values, in half precision, to where the products are,
         # not the products and both results of gelu, in float32, to where the values were loaded.
         before = tl.where(totals[chunk] == totals[chunk], before, 0.0)
-        value, slope = gelu(before.to(tl.float32), EXACT)
+        value, slope = gelu_and_slope(before.to(tl.float32), EXACT)
         shares += totals[chunk] * value
         block = (totals[chunk] * gate * slope).to(fc2.dtype.element_ty)
         tl.store(d_preactivation_rows + column, block, mask=stored)

@@ -65,7 +65,7 @@ def _outer_products(
         )
         if ACTIVATES:
             gate = tl.load(gates + assignment, mask=live, other=0.0).to(tl.float32)
-            left = (gelu(left.to(tl.float32), EXACT)[0] * gate[:, None]).to(narrow.dtype.element_ty)
+            left = (gelu(left.to(tl.float32), EXACT) * gate[:, None]).to(narrow.dtype.element_ty)
         total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
     return total
 
