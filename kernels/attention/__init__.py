@@ -10,6 +10,13 @@ ms, medians of 5, the rivals of a row in one process. ``whole`` is ``grouped`` w
     64 x 36 + 16 x 144,      6 x 64                10.3  48.4   10.8            20.9  27.5   22.7
     64 x 36 + 16 x 144,      4 x 32                 5.7  30.6    5.7             8.8  13.0    8.5
 
+``native`` came later: processor time of one thread in ms, bf16, medians of 7::
+
+    192 x 10 + 192 x 40,    12 x 64    native  28    grouped  95    sdpa 491    whole  92
+    16 x 100 + 4 x 800,     12 x 64            93            164         349         340
+    64 x 36 + 16 x 144,      6 x 64            11             23          95          23
+    64 x 36 + 16 x 144,      4 x 32           4.8             11          54          11
+
 Other processes on the cores cost ``grouped`` more than ``sdpa``, since it synchronises its threads more often.
 """
 
@@ -21,6 +28,7 @@ from torch import Tensor
 from kernels.attention.grouped import grouped_attention
 from kernels.attention.reference import reference_attention
 from kernels.attention.sdpa import sdpa_attention
+from kernels.attention.tiles import HEAD_DIMS
 from kernels.attention.torch_varlen import torch_varlen_refuses
 from kernels.attention.xformers import xformers_refuses
 from kernels.backends import Backend, Facts, resolve
@@ -46,8 +54,8 @@ def _native_refuses(facts: Facts) -> str | None:
 def _triton_refuses(facts: Facts) -> str | None:
     if facts["dtype"] not in (torch.float32, torch.float16, torch.bfloat16):
         return f"computes in float32, float16 and bfloat16, not {facts['dtype']}"
-    if facts["head_dim"] not in (32, 64, 80, 128):
-        return f"has tiles for head_dim 32, 64, 80 and 128, not {facts['head_dim']}"
+    if facts["head_dim"] not in HEAD_DIMS:
+        return f"has tiles for head_dim {', '.join(map(str, HEAD_DIMS))}, not {facts['head_dim']}"
     reason = triton_refuses(facts)
     if reason is None and facts["dtype"] == torch.bfloat16 and is_interpreted():
         return "Triton's interpreter multiplies bfloat16 wrongly"
