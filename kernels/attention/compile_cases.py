@@ -28,7 +28,7 @@ _LAYOUTS: dict[str, Layout] = {
     "images of 100": ((192, 100),),
     "all of 100 and 800": ((192, 100), (192, 800)),
 }
-_TILE_ROWS = (32, 64, 128)
+_TILE_ROWS = (16, 32, 64, 128)
 
 
 def cases() -> Iterator[CompileCase]:

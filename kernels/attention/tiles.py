@@ -87,11 +87,20 @@ _SINGLE = Tile(
     rows=32,
     forward=Schedule(block=32, warps=4, reload=True),
     contained=Schedule(warps=4),
-    queries=Schedule(block=32, warps=4, reload=True),
-    keys=Schedule(block=32, warps=4, reload=True),
-    sequences=Schedule(block=32, outer=32, warps=4, reload=True),
+    queries=Schedule(block=16, warps=4, reload=True),
+    keys=Schedule(block=16, warps=4, reload=True),
+    sequences=Schedule(block=16, outer=16, warps=4, reload=True),
+)
+_WIDE_SINGLE = Tile(
+    rows=16,
+    forward=Schedule(block=16, warps=4, reload=True),
+    contained=Schedule(warps=4),
+    queries=Schedule(block=16, warps=8, reload=True),
+    keys=Schedule(block=16, warps=4, reload=True),
+    sequences=Schedule(block=16, outer=16, warps=4, reload=True),
 )
 
+HEAD_DIMS = (32, 64, 80, 128)
 # (architecture family, bytes of a value, head_dim) -> tiles for rising lengths; the last also streams.
 TABLE: dict[tuple[int, int, int], tuple[Tile, ...]] = {
     (80, 2, 32): (_SMALL_AMPERE,),
@@ -106,7 +115,8 @@ TABLE: dict[tuple[int, int, int], tuple[Tile, ...]] = {
     (100, 2, 64): (_SMALL, _LARGE),
     (100, 2, 80): (_WIDE,),
     (100, 2, 128): (_WIDE,),
-    **{(family, 4, head_dim): (_SINGLE,) for family in (80, 90, 100) for head_dim in (32, 64, 80, 128)},
+    **{(family, 4, head_dim): (_SINGLE,) for family in (80, 90, 100) for head_dim in (32, 64)},
+    **{(family, 4, head_dim): (_WIDE_SINGLE,) for family in (80, 90, 100) for head_dim in (80, 128)},
 }
 # Multiprocessors of the device a family is named after, where there is no device to ask.
 _MULTIPROCESSORS = 132

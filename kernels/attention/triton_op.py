@@ -35,7 +35,7 @@ def triton_attention(
     numbers, tiles, sequence_of_token = None, None, None
     longest = min(max_seqlen, qkv.shape[0])
     if layout is not None:
-        longest = max((length for count, length in layout if count), default=0)
+        longest = max([0, *(length for count, length in layout if count)])
     if layout is not None and len(layout) <= _MAX_RUNS:
         numbers = [number for run in layout for number in run]
     else:
