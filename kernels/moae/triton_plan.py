@@ -23,7 +23,7 @@ from kernels.moae.plan import RoutingPlan
 # Groups whose statistics the kernels can finish; the borders between them are arguments.
 MOST_GROUPS = 4
 # Elements of the (tokens, experts) tile of a program, and of a chunk of block counts.
-_TILE = 4096
+_TILE = 2048
 
 
 @triton.jit
@@ -106,7 +106,8 @@ def plan_kernel(
     chosen = tl.zeros((RUN * BT, EP), dtype=tl.int32)
     for choice in tl.static_range(K):
         expert = tl.load(ids + t * K + choice, mask=mine, other=EP).to(tl.int32)
-        chosen += (expert[:, None] == e[None, :]).to(tl.int32)
+        # Experts are distinct; a sum of comparisons would be packed through memory to count bits.
+        chosen |= (expert[:, None] == e[None, :]).to(tl.int32)
     rank = tl.cumsum(chosen, 0) - chosen + before[None, :]
     late = dropped_offset[None, :] + rank - capacity
     slot_of = tl.where(rank < capacity, offset[None, :] + rank, late)
