@@ -21,7 +21,10 @@ Lines = dict[str, list[tuple[int, Row]]]
 
 
 def draw_plots(document: Mapping[str, Any], folder: Path) -> list[Path]:
-    """One PNG per op, axis and dtype with at least three points; returns the files written."""
+    """One PNG per op, axis and dtype with at least three points; returns the files written.
+
+    A peer that ran in one of the cases alone is left out.
+    """
     written = []
     for op, axis, dtype, lines in _sweeps(document["rows"]):
         figure = _figure(op, axis, dtype, lines, document)
@@ -40,7 +43,7 @@ def _sweeps(rows: list[Row]) -> list[tuple[str, str, str, Lines]]:
                 lines = found.setdefault((row["op"], axis, row["dtype"]), {})
                 lines.setdefault(row["peer"], []).append((value, row))
     return [
-        (*key, {peer: sorted(points, key=lambda point: point[0]) for peer, points in lines.items()})
+        (*key, {peer: sorted(points, key=lambda point: point[0]) for peer, points in lines.items() if len(points) > 1})
         for key, lines in found.items()
         if len({value for points in lines.values() for value, _ in points}) >= _FEWEST_POINTS
     ]

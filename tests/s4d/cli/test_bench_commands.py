@@ -13,6 +13,7 @@ import torch
 from kernels import moae
 from kernels.backends import Backend
 from kernels.moae.dense_all import moae as dense_all
+from s4d.analysis.bench_plots import draw_plots
 from s4d.cli import bench_report, main
 from s4d.cli.bench_report import Part
 
@@ -47,6 +48,30 @@ def test_all_ops_into_json_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture
     output = capsys.readouterr().out
     assert "attention tiny float32" in output and "conv3d_ready" in output
     assert max(map(len, output.splitlines())) <= 200
+
+
+def test_plots_hold_the_sweeps(tmp_path: Path) -> None:
+    rows = [
+        {
+            "op": "attention",
+            "dtype": "bfloat16",
+            "phase": "both",
+            "peer": peer,
+            "backend": peer == "native",
+            "automatic": peer == "native",
+            "axes": {"length": length},
+            "median_ms": length * factor,
+            "flops_per_second": 1e11 / factor,
+            "peak_bytes": 1e6 * factor,
+        }
+        for peer, factor, lengths in (("native", 1.0, (10, 40, 100)), ("sdpa", 2.0, (10, 100)), ("flex", 3.0, (10,)))
+        for length in lengths
+    ]
+    document = {"rows": rows, "machine": {"device_name": "a device"}, "date": "2026-01-01T00:00:00"}
+    (picture,) = draw_plots(document, tmp_path)
+    assert picture.name == "attention_length_bfloat16.png" and picture.stat().st_size > 10_000
+    document["rows"] = rows[:2]
+    assert not draw_plots(document, tmp_path), "two points are no curve"
 
 
 def test_json_on_stdout_is_alone_there_and_csv_is_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
