@@ -45,7 +45,8 @@ def triton_attention(
 
 
 def _tile(qkv: Tensor, longest: int) -> Tile:
-    return select(architecture(qkv.device), qkv.dtype, qkv.shape[3], longest)
+    # The head_dim of a traced call may be symbolic; the table needs the number.
+    return select(architecture(qkv.device), qkv.dtype, int(qkv.shape[3]), longest)
 
 
 def _streams(qkv: Tensor, longest: int) -> bool:
