@@ -156,7 +156,6 @@ def _backward_kernel(
     matrix = expert.to(tl.int64) * HIDDEN * WIDTH
     fc1 += matrix
     fc2 += matrix
-    d_gate = _bias_products(grad_rows, fc2_bias + expert * WIDTH, width, WIDTH, BLOCK_ROWS, BLOCK_DEPTH, ROW_AXIS)
     # 64-bit only where the tile starts: offsets within it are cheaper to keep in registers.
     start = first_slot.to(tl.int64)
     row = tl.expand_dims(in_tile, 1 - ROW_AXIS)
@@ -165,7 +164,7 @@ def _backward_kernel(
     d_preactivation += start * HIDDEN
     dx_rows += start * WIDTH + row * WIDTH
     if RESIDENT:
-        chunks, share = _gradient_block(
+        chunks, d_gate = _gradient_block(
             grad_rows,
             fc2,
             preactivation,
@@ -184,8 +183,8 @@ def _backward_kernel(
             EXACT,
             PRECISION,
         )
-        d_gate += share
     else:
+        d_gate = tl.zeros((BLOCK_ROWS,), tl.float32)
         for first in tl.range(0, hidden_width, CHUNKS * BLOCK_HIDDEN):
             d_gate += _gradient_block(
                 grad_rows,
@@ -207,6 +206,7 @@ def _backward_kernel(
                 PRECISION,
             )[1]
         tl.debug_barrier()
+    d_gate += _bias_products(grad_rows, fc2_bias + expert * WIDTH, width, WIDTH, BLOCK_ROWS, BLOCK_DEPTH, ROW_AXIS)
     tl.store(d_gates + assignment, d_gate, mask=in_tile < end - first_slot)
     in_block = tl.expand_dims(tl.arange(0, BLOCK_COLUMNS), ROW_AXIS)
     for first in tl.range(0, width, BLOCK_COLUMNS):
