@@ -4,6 +4,7 @@ place, counts of launches, isolation inside a tile, offsets past 2^31. Runs in t
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from kernels.attention.tile_map import tile_map_of_layout
 from kernels.attention.tiles import HEAD_DIMS, TABLE, Tile, forced, prefers_two_pass, select
 from kernels.attention.triton_backward import launch_contained
 from kernels.attention.triton_forward import launch_forward
+from kernels.attention.triton_op import triton_attention
 from kernels.launch import is_interpreted, recording
 from kernels.numerics import check
 from kernels.varlen import Layout, cu_seqlens_from_layout, cu_seqlens_from_seqlens
@@ -257,3 +259,23 @@ def test_refusals_say_why() -> None:
 def test_any_lengths(lengths: list[int], dtype: torch.dtype, dim: int, known: bool, two_pass: bool) -> None:
     with forced(two_pass=two_pass):
         compare(tuple((1, length) for length in lengths), dtype, dim=dim, known=known)
+
+
+@pytest.mark.parametrize("layout", [((2, 3), (1, 5)), ((1, 33),)], ids=["contained", "streaming"])
+def test_custom_ops_pass_opcheck(layout: Layout) -> None:
+    qkv, upstream = packed(layout, torch.float32)
+    cu_seqlens = cu_seqlens_from_layout(layout, DEVICE)
+    longest = max(length for _, length in layout)
+    numbers = [number for run in layout for number in run]
+    assert triton_attention is BACKENDS["triton"].load()
+    ops = torch.ops.s4d
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # opcheck traces with interfaces that torch itself deprecates
+        torch.library.opcheck(ops.attention_tile_map.default, (qkv, cu_seqlens, longest))
+        arguments = (cu_seqlens, None, None, numbers, longest, 0.3)
+        out, lse = ops.triton_attention(qkv, *arguments)
+        torch.library.opcheck(ops.triton_attention.default, (qkv.clone().requires_grad_(), *arguments))
+        saved = (out if lse.numel() else None, lse)
+        torch.library.opcheck(
+            ops.triton_attention_backward.default, (upstream, qkv, cu_seqlens, *saved, *arguments[1:])
+        )
