@@ -17,16 +17,8 @@ from kernels.launch import architecture, launch
 from kernels.moae.expert_tiles import select_rows
 from kernels.moae.plan import RoutingPlan
 from kernels.moae.records import Experts
-from kernels.moae.triton_experts import (
-    chunk_product,
-    contiguous_experts,
-    find_tile,
-    gelu_and_slope,
-    products,
-    row_constants,
-    row_programs,
-    zeros,
-)
+from kernels.moae.triton_expert_parts import chunk_product, find_tile, gelu_and_slope, products, zeros
+from kernels.moae.triton_experts import contiguous_experts, row_constants, row_programs
 
 
 @triton.jit

@@ -160,7 +160,7 @@ def backward(
     if grad_out is not None:
         dx_rows, d_gates, d_preactivation = experts_backward(grad_out, state.preactivation, state.gates, plan, weights)
         d_experts = list(
-            weight_gradients(grad_out, x, state.preactivation, d_preactivation, state.gates, plan, weights)
+            weight_gradients(grad_out, x, state.preactivation, d_preactivation, state.gates, plan, experts=weights)
         )
         # The router's partials take its place.
         del d_preactivation

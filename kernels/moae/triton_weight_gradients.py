@@ -18,7 +18,7 @@ from kernels.launch import architecture, launch
 from kernels.moae.expert_tiles import select_outer
 from kernels.moae.plan import RoutingPlan
 from kernels.moae.records import Experts
-from kernels.moae.triton_experts import gelu
+from kernels.moae.triton_expert_parts import gelu
 
 
 @triton.jit
@@ -206,6 +206,7 @@ def weight_gradients(
     d_preactivation: Tensor,
     gates: Tensor,
     plan: RoutingPlan,
+    *,
     experts: Experts,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of fc1 (E, Hd, D), its bias (E, Hd), fc2 (E, D, Hd) and its bias (E, D), in the parameters' dtypes.

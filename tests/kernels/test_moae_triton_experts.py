@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 from kernels.launch import launch, recording
-from kernels.moae import expert_tiles, triton_experts
+from kernels.moae import expert_tiles, triton_expert_parts
 from kernels.moae.plan import RoutingPlan, build_plan
 from kernels.moae.records import Experts
 from kernels.moae.triton_combine import combine
@@ -30,8 +30,8 @@ HALF = torch.bfloat16 if torch.cuda.is_available() else torch.float16
 def _gelu_kernel(values, alone, results, slopes, count, BLOCK: tl.constexpr, EXACT: tl.constexpr):
     place = tl.arange(0, BLOCK)
     value = tl.load(values + place, mask=place < count, other=0.0)
-    result, slope = triton_experts.gelu_and_slope(value, EXACT)
-    tl.store(alone + place, triton_experts.gelu(value, EXACT), mask=place < count)
+    result, slope = triton_expert_parts.gelu_and_slope(value, EXACT)
+    tl.store(alone + place, triton_expert_parts.gelu(value, EXACT), mask=place < count)
     tl.store(results + place, result, mask=place < count)
     tl.store(slopes + place, slope, mask=place < count)
 
@@ -145,7 +145,7 @@ def run(given: Inputs) -> dict[str, Tensor]:
         given.grad_out, preactivation, given.gates, given.plan, given.experts
     )
     weights = weight_gradients(
-        given.grad_out, given.x, preactivation, d_preactivation, given.gates, given.plan, given.experts
+        given.grad_out, given.x, preactivation, d_preactivation, given.gates, given.plan, experts=given.experts
     )
     return {
         "rows": rows[:end],
@@ -286,7 +286,7 @@ def test_programs_and_launches(tokens: int, dtype: torch.dtype, architecture: in
         rows, preactivation = experts_forward(x, gates, plan, experts)
         combine(rows, plan, x)
         _, _, d_preactivation = experts_backward(x, preactivation, gates, plan, experts)
-        weight_gradients(x, x, preactivation, d_preactivation, gates, plan, experts)
+        weight_gradients(x, x, preactivation, d_preactivation, gates, plan, experts=experts)
     forward, combined, backward, weights = launches
     for started in (forward, backward):
         assert started.grid[0] <= -(-2 * tokens // started.constants["BLOCK_ROWS"]) + 7
