@@ -78,7 +78,7 @@ SOME_SLOTS = 16384
 ROWS: dict[tuple[Direction, int], tuple[RowTile, RowTile, RowTile]] = {
     ("forward", 80): (_rows(32, 64, 64, 4, 3), _rows(64, 32, 64, 4, 3), _rows(128, 32, 64, 8, 3)),
     ("forward", 90): (_rows(32, 64, 64, 4, 3, swaps=True), _rows(64, 64, 128, 4, 2), _rows(128, 64, 128, 8, 3)),
-    ("forward", 100): (_rows(32, 64, 64, 4, 3, swaps=True), _rows(64, 64, 128, 4, 2), _rows(128, 64, 128, 8, 2)),
+    ("forward", 100): (_rows(32, 64, 64, 4, 3, swaps=True), _rows(64, 64, 128, 4, 3), _rows(128, 64, 128, 8, 2)),
     ("backward", 80): (_rows(32, 64, 64, 4, 3), _rows(64, 32, 64, 4, 3), _rows(128, 32, 64, 8, 3)),
     ("backward", 90): (_rows(32, 64, 64, 4, 3, swaps=True), _rows(64, 64, 128, 4, 2), _rows(128, 64, 128, 8, 3)),
     ("backward", 100): (_rows(32, 64, 64, 4, 2, swaps=True), _rows(64, 64, 64, 4, 2), _rows(128, 64, 128, 8, 2)),
