@@ -71,8 +71,16 @@ _WIDE = Tile(
     rows=64,
     forward=Schedule(block=64, warps=4, stages=2),
     contained=Schedule(warps=4),
+    queries=Schedule(block=64, warps=4, stages=2),
+    keys=Schedule(block=32, warps=4, stages=1),
+    sequences=None,
+)
+_WIDE_BLACKWELL = Tile(
+    rows=64,
+    forward=Schedule(block=64, warps=4, stages=2),
+    contained=Schedule(warps=4),
     queries=Schedule(block=64, warps=4, stages=1),
-    keys=Schedule(block=32, warps=4, stages=2),
+    keys=Schedule(block=64, warps=4, stages=2),
     sequences=None,
 )
 _WIDE_AMPERE = Tile(
@@ -80,7 +88,7 @@ _WIDE_AMPERE = Tile(
     forward=Schedule(block=32, warps=4, stages=2, reload=True),
     contained=Schedule(warps=4),
     queries=Schedule(block=32, warps=4, stages=2),
-    keys=Schedule(block=32, warps=4, stages=2),
+    keys=Schedule(block=16, warps=4, stages=2),
     sequences=None,
 )
 _SINGLE = Tile(
@@ -113,8 +121,8 @@ TABLE: dict[tuple[int, int, int], tuple[Tile, ...]] = {
     (90, 2, 128): (_WIDE,),
     (100, 2, 32): (_SMALL, _LARGE),
     (100, 2, 64): (_SMALL, _LARGE),
-    (100, 2, 80): (_WIDE,),
-    (100, 2, 128): (_WIDE,),
+    (100, 2, 80): (_WIDE_BLACKWELL,),
+    (100, 2, 128): (_WIDE_BLACKWELL,),
     **{(family, 4, head_dim): (_SINGLE,) for family in (80, 90, 100) for head_dim in (32, 64)},
     **{(family, 4, head_dim): (_WIDE_SINGLE,) for family in (80, 90, 100) for head_dim in (80, 128)},
 }
