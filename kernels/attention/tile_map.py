@@ -52,7 +52,7 @@ def tile_map_of_layout(layout: Layout, rows: int, device: torch.device) -> TileM
         runs = np.array(layout, dtype=np.int64).reshape(-1, 2)
         lengths = np.repeat(runs[:, 1], runs[:, 0])
         sequence_of_token = np.repeat(np.arange(lengths.size, dtype=np.int32), lengths)
-        packed = _packed_tiles(runs, rows)
+        packed = _packed_tiles(layout, rows)
         sequences = sequence_of_token[packed[:, 2] - 1] - sequence_of_token[packed[:, 0]] + 1
         attempts = np.minimum(sequences + (sequences > 1), rows + 1)[:, None]
         tiles = torch.from_numpy(np.concatenate((_long_tiles(runs, rows), np.hstack((packed, attempts)))))
@@ -86,11 +86,11 @@ def _long_tiles(runs: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _packed_tiles(runs: np.ndarray, rows: int) -> np.ndarray:
+def _packed_tiles(layout: Layout, rows: int) -> np.ndarray:
     """Tiles of whole sequences: those of one run in closed form, the tile across a border of runs carried over."""
     parts = [np.zeros((0, 2), dtype=np.int64)]
     start = end = 0
-    for count, length in runs.tolist():
+    for count, length in layout:
         if count * length == 0:
             continue
         if length > rows:
