@@ -105,7 +105,7 @@ _WIDE_SINGLE = Tile(
     contained=Schedule(warps=4),
     queries=Schedule(block=16, warps=8, reload=True),
     keys=Schedule(block=16, warps=4, reload=True),
-    sequences=Schedule(block=16, outer=16, warps=4, reload=True),
+    sequences=None,
 )
 
 HEAD_DIMS = (32, 64, 80, 128)
