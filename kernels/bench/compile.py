@@ -156,7 +156,7 @@ def _build(job: Job, *, cache: str | None, dump: Path | None) -> Row:
             shared=shared,
             tensor_columns=columns,
             products=products,
-            tf32=rounds_float32(built.asm["ttir"]),
+            tf32=rounds_float32(built.asm["ttgir"]),
         ),
         registers=cubin.registers,
         shared=shared,

@@ -74,6 +74,7 @@ _EDGES = (
     AttentionCase(layout=((1, 1),)),
     AttentionCase(layout=((97, 1),), heads=1),
     AttentionCase(layout=((2, 0), (1, 17), (3, 0), (1, 16), (1, 0)), known=False),
+    AttentionCase(layout=((1030, 1), (5, 33), (1, 200)), heads=1, known=False),
     *(AttentionCase(layout=((1, 3), (1, 31), (2, 5)), head_dim=dim, heads=1) for dim in (32, 64, 80, 128)),
     *(
         AttentionCase(layout=((1, tile - 1), (1, tile), (1, tile + 1)), heads=1, known=known)
