@@ -116,6 +116,14 @@ def architecture(device: torch.device) -> int:
     return _capability(device) if device.type == "cuda" else _INTERPRETED_ARCHITECTURE
 
 
+def family(architecture: int) -> int:
+    """The tile tables' row for an architecture: 80, 90 or 100, the latest that is not newer.
+
+    From 120 on, graphics cards of the Blackwell family have the products and the shared memory of sm_86: row 80.
+    """
+    return 80 if architecture >= 120 else max(known for known in (80, 90, 100) if known <= architecture)
+
+
 @functools.cache
 def _capability(device: torch.device) -> int:
     major, minor = torch.cuda.get_device_capability(device)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.launch import family
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
@@ -130,11 +132,6 @@ TABLE: dict[tuple[int, int, int], tuple[Tile, ...]] = {
 _MULTIPROCESSORS = 132
 _forced_rows: list[int] = []
 _forced_two_pass: list[bool] = []
-
-
-def family(architecture: int) -> int:
-    """The family whose tiles an architecture takes: the latest that is not newer."""
-    return max(known for known in (80, 90, 100) if known <= architecture)
 
 
 def select(architecture: int, dtype: torch.dtype, head_dim: int, longest: int) -> Tile:

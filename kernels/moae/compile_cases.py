@@ -47,6 +47,9 @@ _SHAPES = {
     "64 experts": _Shape(tokens=12800, num_experts=64, top_k=4),
     "160 experts": _Shape(tokens=12800, num_experts=160, top_k=6),
     "wide hidden layer": _Shape(tokens=12800, hidden=768),
+    "ViT-S": _Shape(tokens=12800, width=384, hidden=96),
+    "ViT-L, few tokens": _Shape(tokens=1600, width=1024, hidden=256),
+    "ViT-L": _Shape(tokens=12800, width=1024, hidden=256),
     "odd widths": _Shape(tokens=3200, width=388, hidden=97, num_experts=5, top_k=3),
 }
 

@@ -6,12 +6,13 @@ every processor has one, many take large ones, so that the weights are read seld
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from kernels.moae.tiles import family
+from kernels.launch import family
+from kernels.moae.records import Experts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +61,17 @@ def _rows(rows: int, depth: int, columns: int, num_warps: int, num_stages: int, 
     )
 
 
-def _exact_rows() -> RowTile:
-    return RowTile(rows=32, hidden=32, depth=32, columns=32, num_warps=4, num_stages=2, resident_chunks=6)
+def _exact_rows(streamed_chunks: int = 2) -> RowTile:
+    return RowTile(
+        rows=32,
+        hidden=32,
+        depth=32,
+        columns=32,
+        num_warps=4,
+        num_stages=2,
+        resident_chunks=6,
+        streamed_chunks=streamed_chunks,
+    )
 
 
 def _outer(slots: int, hidden: int, columns: int, num_warps: int, num_stages: int) -> OuterTile:
@@ -69,6 +79,11 @@ def _outer(slots: int, hidden: int, columns: int, num_warps: int, num_stages: in
 
 
 Direction = Literal["forward", "backward"]
+
+# More experts to find a tile's among, or widths that blocks do not divide, cost registers that the large tiles lack.
+_FEW_EXPERTS = 8
+_EVEN_WIDTH = 128
+_EVEN_HIDDEN = 64
 
 # Most slots that the small and the middle tiles serve; the large ones serve any number.
 FEW_SLOTS = 4096
@@ -83,10 +98,25 @@ ROWS: dict[tuple[Direction, int], tuple[RowTile, RowTile, RowTile]] = {
     ("backward", 90): (_rows(32, 64, 64, 4, 3, swaps=True), _rows(64, 64, 128, 4, 2), _rows(128, 64, 128, 8, 3)),
     ("backward", 100): (_rows(32, 64, 64, 4, 2, swaps=True), _rows(64, 64, 64, 4, 2), _rows(128, 64, 128, 8, 2)),
 }
+# (direction, family) -> the tile for many experts or uneven widths.
+UNEVEN_ROWS: dict[tuple[Direction, int], RowTile] = {
+    ("forward", 80): _rows(64, 32, 64, 4, 3),
+    ("forward", 90): _rows(64, 64, 64, 4, 3),
+    ("forward", 100): _rows(64, 64, 64, 4, 3),
+    ("backward", 80): _rows(64, 32, 64, 4, 3),
+    ("backward", 90): _rows(64, 64, 64, 4, 2),
+    ("backward", 100): _rows(64, 64, 64, 4, 2),
+}
+# Family -> the tile for more than few slots with hidden rows that pass through memory.
+STREAMED_ROWS: dict[int, RowTile] = {
+    80: replace(_rows(64, 32, 64, 4, 3), streamed_chunks=1),
+    90: replace(_rows(128, 64, 64, 8, 2), streamed_chunks=1),
+    100: replace(_rows(128, 64, 64, 8, 2), streamed_chunks=1),
+}
 EXACT_ROWS: dict[tuple[Direction, int], RowTile] = {
-    ("forward", 80): _exact_rows(),
-    ("forward", 90): _exact_rows(),
-    ("forward", 100): _exact_rows(),
+    ("forward", 80): _exact_rows(streamed_chunks=1),
+    ("forward", 90): _exact_rows(streamed_chunks=1),
+    ("forward", 100): _exact_rows(streamed_chunks=1),
     ("backward", 80): _exact_rows(),
     ("backward", 90): _exact_rows(),
     ("backward", 100): _exact_rows(),
@@ -95,13 +125,20 @@ OUTER = {80: _outer(64, 64, 128, 4, 5), 90: _outer(64, 64, 128, 4, 4), 100: _out
 EXACT_OUTER = {80: _outer(32, 32, 64, 4, 2), 90: _outer(32, 32, 64, 4, 2), 100: _outer(32, 32, 64, 4, 2)}
 
 
-def select_rows(direction: Direction, architecture: int, dtype: torch.dtype, slots: int) -> RowTile:
+def select_rows(direction: Direction, architecture: int, experts: Experts, slots: int) -> RowTile:
     """Tile of a kernel over tiles of slots, for this many slots."""
     key = (direction, family(architecture))
-    if dtype.itemsize > 2:
+    if experts.fc1_weight.dtype.itemsize > 2:
         return EXACT_ROWS[key]
+    num_experts, hidden, width = experts.fc1_weight.shape
+    if num_experts > _FEW_EXPERTS or width % _EVEN_WIDTH or hidden % _EVEN_HIDDEN:
+        return UNEVEN_ROWS[key]
     few, some, many = ROWS[key]
-    return few if slots <= FEW_SLOTS else some if slots <= SOME_SLOTS else many
+    if slots <= FEW_SLOTS:
+        return few
+    if not many.is_resident(hidden):
+        return STREAMED_ROWS[family(architecture)]
+    return some if slots <= SOME_SLOTS else many
 
 
 def select_outer(architecture: int, dtype: torch.dtype) -> OuterTile:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.launch import family
+
 # Most padded columns (experts, twice with noise) that run on tensor cores.
 MOST_TENSOR_COLUMNS = 32
 
@@ -49,15 +51,10 @@ ROUTER_BACKWARD = {
     (100, True): ((32, _half(64, 64, 4, 2)),),
     (80, False): ((32, _exact(16, 32, 4, 1)), (128, _exact(16, 32, 4, 1)), (512, _exact(16, 16, 8, 1))),
     (90, False): ((32, _exact(16, 32, 4, 1)), (128, _exact(16, 32, 4, 1)), (512, _exact(16, 16, 8, 1))),
-    (100, False): ((32, _exact(16, 32, 4, 1)), (128, _exact(16, 32, 4, 1)), (512, _exact(16, 16, 8, 1))),
+    (100, False): ((32, _exact(16, 32, 8, 1)), (128, _exact(16, 32, 4, 1)), (512, _exact(16, 16, 8, 1))),
 }
 # Most experts, padded, that a row serves.
 MOST_EXPERTS = 256
-
-
-def family(architecture: int) -> int:
-    """Row of the tables that serves a compute capability: 80, 90 or 100."""
-    return 100 if architecture >= 100 else 90 if architecture >= 90 else 80
 
 
 def _select(

@@ -268,7 +268,7 @@ def experts_forward(
     experts = contiguous_experts(experts)
     x, gates = x.contiguous(), gates.contiguous()
     slots, (hidden, width) = plan.order.shape[0], experts.fc1_weight.shape[1:]
-    tile = select_rows("forward", architecture(x.device), x.dtype, slots)
+    tile = select_rows("forward", architecture(x.device), experts, slots)
     constants = row_constants(tile, x, plan, experts)
     rows = x.new_empty(slots, width)
     preactivation = x.new_empty(slots if keep_preactivation else 0, hidden)

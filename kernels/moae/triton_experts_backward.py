@@ -251,7 +251,7 @@ def experts_backward(
     experts = contiguous_experts(experts)
     grad_out, gates, preactivation = grad_out.contiguous(), gates.contiguous(), preactivation.contiguous()
     slots, (hidden, width) = plan.order.shape[0], experts.fc1_weight.shape[1:]
-    tile = select_rows("backward", architecture(grad_out.device), grad_out.dtype, slots)
+    tile = select_rows("backward", architecture(grad_out.device), experts, slots)
     dx_rows = grad_out.new_empty(slots, width)
     d_gates = grad_out.new_empty(gates.shape, dtype=torch.float32)
     d_preactivation = grad_out.new_empty(slots, hidden)

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from kernels.launch import family
+
 # Programs that fill a device of each family about twice.
 _PROGRAMS = {80: 216, 90: 264, 100: 296}
 # A split shorter than this many blocks of tokens costs more in partial sums than it gains.
@@ -43,7 +45,7 @@ FORWARD: dict[tuple[int, bool, Load], tuple[Tile, Tile]] = {
     (80, True, "noise"): (_tile(64, 64, 32, 8, 2), _tile(64, 64, 32, 8, 2)),
     (80, False, "plain"): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
     (80, False, "changed"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
-    (80, False, "noise"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
+    (80, False, "noise"): (_tile(32, 32, 32, 8, 2), _tile(32, 32, 32, 8, 2)),
     (90, True, "plain"): (_tile(64, 128, 64, 4, 3), _tile(128, 128, 64, 8, 3)),
     (90, True, "changed"): (_tile(64, 128, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
     (90, True, "noise"): (_tile(64, 128, 32, 8, 2), _tile(64, 128, 32, 8, 2)),
@@ -53,7 +55,7 @@ FORWARD: dict[tuple[int, bool, Load], tuple[Tile, Tile]] = {
     (100, True, "plain"): (_tile(64, 128, 64, 4, 3), _tile(128, 128, 64, 8, 3)),
     (100, True, "changed"): (_tile(64, 128, 32, 4, 2), _tile(128, 128, 32, 8, 2)),
     (100, True, "noise"): (_tile(64, 128, 32, 8, 2), _tile(64, 128, 32, 8, 2)),
-    (100, False, "plain"): (_tile(32, 32, 32, 4, 2), _tile(64, 32, 32, 4, 2)),
+    (100, False, "plain"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
     (100, False, "changed"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
     (100, False, "noise"): (_tile(32, 32, 32, 4, 2), _tile(32, 32, 32, 4, 2)),
 }
@@ -76,31 +78,26 @@ GRADIENT: dict[tuple[int, bool, Load], Tile] = {
     (100, True, "plain"): _tile(64, 128, 128, 8, 3),
     (100, True, "changed"): _tile(32, 128, 128, 8, 2),
     (100, True, "noise"): _tile(32, 128, 64, 8, 2),
-    (100, False, "plain"): _tile(32, 32, 64, 4, 2),
+    (100, False, "plain"): _tile(32, 32, 32, 4, 2),
     (100, False, "changed"): _tile(32, 32, 32, 4, 2),
     (100, False, "noise"): _tile(16, 32, 32, 4, 2),
 }
 
 
-def family_of(architecture: int) -> int:
-    """Row of the tables that serves a compute capability: 80, 90, or 100 for all that came later."""
-    return 100 if architecture >= 100 else 90 if architecture >= 90 else 80
-
-
 def select_forward(architecture: int, dtype: torch.dtype, tokens: int, load: Load) -> Tile:
     """Tile of the embedding for a number of tokens."""
-    small, large = FORWARD[family_of(architecture), dtype != torch.float32, load]
+    small, large = FORWARD[family(architecture), dtype != torch.float32, load]
     return small if tokens < _SMALL_TOKENS else large
 
 
 def select_gradient(architecture: int, dtype: torch.dtype, load: Load) -> Tile:
     """Tile of the weight gradient."""
-    return GRADIENT[family_of(architecture), dtype != torch.float32, load]
+    return GRADIENT[family(architecture), dtype != torch.float32, load]
 
 
 def split_tokens(architecture: int, tokens: int, tiles: int, block_m: int) -> tuple[int, int]:
     """How many splits the tokens are summed in, and the tokens of each, a multiple of ``block_m``."""
     blocks = -(-tokens // block_m)
-    splits = max(1, min(_PROGRAMS[family_of(architecture)] // tiles, blocks // _LEAST_BLOCKS, _MOST_SPLITS))
+    splits = max(1, min(_PROGRAMS[family(architecture)] // tiles, blocks // _LEAST_BLOCKS, _MOST_SPLITS))
     blocks_per_split = max(1, -(-blocks // splits))
     return max(1, -(-blocks // blocks_per_split)), blocks_per_split * block_m

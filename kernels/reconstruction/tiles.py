@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.launch import family
+
 # Programs that fill a device of each family about twice.
 _PROGRAMS = {80: 216, 90: 264, 100: 296}
 # A split shorter than this many blocks of tokens costs more in partial sums than it gains.
@@ -79,30 +81,25 @@ HEAD: dict[tuple[int, bool], ProductTile] = {
 }
 
 
-def family_of(architecture: int) -> int:
-    """Row of the tables that serves a compute capability: 80, 90, or 100 for all that came later."""
-    return 100 if architecture >= 100 else 90 if architecture >= 90 else 80
-
-
 def select_residual(architecture: int, dtype: torch.dtype, width: int) -> ResidualTile:
     """Tile of the forward for hidden rows of ``width``."""
-    rows = RESIDUAL[family_of(architecture), dtype != torch.float32]
+    rows = RESIDUAL[family(architecture), dtype != torch.float32]
     return next(tile for largest, tile in rows if largest is None or width <= largest)
 
 
 def select_hidden(architecture: int, dtype: torch.dtype) -> ProductTile:
     """Tile of the gradient of the hidden rows."""
-    return HIDDEN[family_of(architecture), dtype != torch.float32]
+    return HIDDEN[family(architecture), dtype != torch.float32]
 
 
 def select_head(architecture: int, dtype: torch.dtype) -> ProductTile:
     """Tile of the gradient of the head."""
-    return HEAD[family_of(architecture), dtype != torch.float32]
+    return HEAD[family(architecture), dtype != torch.float32]
 
 
 def split_tokens(architecture: int, tokens: int, tiles: int, block: int) -> tuple[int, int]:
     """How many splits the tokens are summed in, and the tokens of each, a multiple of ``block``."""
     blocks = -(-tokens // block)
-    splits = max(1, min(_PROGRAMS[family_of(architecture)] // tiles, blocks // _LEAST_BLOCKS, _MOST_SPLITS))
+    splits = max(1, min(_PROGRAMS[family(architecture)] // tiles, blocks // _LEAST_BLOCKS, _MOST_SPLITS))
     blocks_per_split = max(1, -(-blocks // splits))
     return max(1, -(-blocks // blocks_per_split)), blocks_per_split * block

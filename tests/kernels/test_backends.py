@@ -118,7 +118,9 @@ def test_compiles_into_one_graph() -> None:
 
 
 def test_importing_the_ops_loads_no_accelerator_library() -> None:
-    code = "import torch, sys; before = set(sys.modules); import kernels.attention; print(*set(sys.modules) - before)"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "kernels.attention.grouped" in output
-    assert not {"triton", "xformers"} & {name.split(".")[0] for name in output}
+    """torch imports triton by itself where it finds it; our kernels that need it, and xformers, wait for their use."""
+    code = "import kernels.attention, kernels.moae, kernels.patch, kernels.reconstruction, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "kernels.attention.grouped" in loaded
+    assert not [name for name in loaded if name.startswith(("xformers", "kernels.")) and "triton_" in name]
+    assert "xformers" not in loaded

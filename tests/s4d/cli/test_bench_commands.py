@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import moae
+from kernels import backends, moae
 from kernels.backends import Backend
 from kernels.moae.dense_all import moae as dense_all
 from s4d.analysis.bench_plots import draw_plots
@@ -89,6 +89,8 @@ def test_a_wrong_backend_ends_with_status_1(
 ) -> None:
     wrong = Backend(name="grouped", function=twice_the_output)
     monkeypatch.setitem(moae.BACKENDS, "grouped", wrong)
+    # Choices are remembered: those made here must not outlive the wrong row, nor earlier ones hide it.
+    monkeypatch.setattr(backends, "_resolved", {})
     assert main(["bench", "moae", *TINY, "--dtype", "fp32", "--json", str(tmp_path / "moae.json")]) == 1
     document = read(tmp_path / "moae.json")
     assert [item["peer"] for item in document["failures"]] == ["grouped"]
