@@ -1,23 +1,11 @@
 """Block-diagonal self-attention over packed sequences.
 
 Every backend computes what ``reference`` defines. The automatic choice is the first row of ``BACKENDS`` that accepts
-the call. The order was measured with two threads on a lightly loaded 2-core AVX-512 BF16 machine: forward + backward in
-ms, medians of 5, the rivals of a row in one process. ``whole`` is ``grouped`` without its blocks, one product per run::
-
-    sequences x length, heads x head_dim    bf16 grouped  sdpa  whole    fp32 grouped  sdpa  whole
-    192 x 10 + 192 x 40,    12 x 64                  46   294     50              79   193    122
-    16 x 100 + 4 x 800,     12 x 64                  79   158    134             188   225    733
-    64 x 36 + 16 x 144,      6 x 64                10.3  48.4   10.8            20.9  27.5   22.7
-    64 x 36 + 16 x 144,      4 x 32                 5.7  30.6    5.7             8.8  13.0    8.5
-
-``native`` came later: processor time of one thread in ms, bf16, medians of 7::
-
-    192 x 10 + 192 x 40,    12 x 64    native  28    grouped  95    sdpa 491    whole  92
-    16 x 100 + 4 x 800,     12 x 64            93            164         349         340
-    64 x 36 + 16 x 144,      6 x 64            11             23          95          23
-    64 x 36 + 16 x 144,      4 x 32           4.8             11          54          11
-
-Other processes on the cores cost ``grouped`` more than ``sdpa``, since it synchronises its threads more often.
+the call. On CPUs the order follows ``s4d bench attention --device cpu``, with its results in
+``benchmarks/results/cpu-2c-amd-epyc/attention.json``: in bfloat16 ``native`` takes a third to a half of the time of
+``grouped``; in float32 ``grouped`` takes less than half of ``sdpa`` at lengths 10 and 40 and as long at 800. On CUDA
+Triton's row comes first. Other processes on the cores cost ``grouped`` more than ``sdpa``, since it synchronises its
+threads more often.
 """
 
 from __future__ import annotations

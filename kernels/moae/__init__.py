@@ -35,21 +35,8 @@ def _triton_refuses(facts: Facts) -> str | None:
     return "keeps the scores of at most 256 experts in registers" if facts.get("many_experts") else None
 
 
-# In order of preference on CPUs. Milliseconds forward + backward, best of 9, one thread of a 2-core Zen 5 with AVX-512
-# BF16, torch 2.13, top-2 (T tokens, width D, E experts, hidden D / 4):
-#
-#     T, D, E          float32: grouped  dense_all    bfloat16: grouped  dense_all
-#     64, 128, 4                   0.87       0.69                 1.74       0.97
-#     576, 128, 4                  2.04       2.07                 2.35       1.55
-#     576, 192, 8                  4.02       7.01                 4.04       3.30
-#     1024, 192, 8                 6.23       15.8                 5.98       5.77
-#     2304, 128, 4                 7.33       7.42                 5.75       4.28
-#     4600, 128, 4                 13.1       14.5                 9.83       7.82
-#     4600, 192, 8                 24.2       52.8                 16.8       22.9
-#     1600, 768, 4                  122        194                 63.5       75.3
-#     1600, 768, 8                 73.5        238                 31.7       66.6
-#
-# The reference takes 1.3 to 3.9 times as long as the better of the two.
+# In order of preference on CPUs, by `s4d bench moae --device cpu`: benchmarks/results/cpu-2c-amd-epyc/moae.json.
+# The reference takes 1.3 to 3.9 times as long as the best.
 BACKENDS = {
     "per_expert": Backend(name="per_expert", function="kernels.moae.per_expert:moae", refuse=_per_expert_refuses),
     "grouped": Backend(name="grouped", function="kernels.moae.grouped:moae", refuse=_grouped_refuses),

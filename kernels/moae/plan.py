@@ -132,12 +132,7 @@ def _native_cuda_refuses(facts: Facts) -> str | None:
     return cuda_refuses() if facts["device"] == "cuda" else f"serves CUDA tensors, not {facts['device']}"
 
 
-# In order of preference on CPUs; on CUDA the Triton row comes first.
-# Milliseconds on one thread of a 2-core Zen 5, 8 experts, top-2, without and with a capacity:
-#
-#     T                    576          1,600          4,600         12,800
-#     native     0.025   0.021  0.023   0.023  0.031   0.031  0.060   0.059
-#     portable   0.032   0.075  0.052   0.114  0.211   0.349  0.675   0.958
+# In order of preference on CPUs, by `s4d bench moae --device cpu`; on CUDA the Triton row comes first.
 BACKENDS = {
     "native": Backend(name="native", function=native_plan, refuse=_native_refuses),
     "native_cuda": Backend(name="native_cuda", function=native_plan, refuse=_native_cuda_refuses),

@@ -41,15 +41,8 @@ def _triton_refuses(facts: Facts) -> str | None:
     return reason
 
 
-# In order of preference on CPUs. Milliseconds forward + backward, best of 5, one thread of a 2-core Zen 5 with AVX-512
-# BF16:
-#
-#     pixels, wanted tokens, D                         float32: native  gather  reference    bfloat16: native  gather
-#     16 x 16 frames of 64, p 8, 5 % (409), 128                    1.5     1.6        7.9                 1.1     1.2
-#     8 x 16 frames of 160, p 16, 5 % (320), 768                  22.7    34.4       37.1                 6.4    12.3
-#     32 stills of 160, p 16, 10 % (320), 768                     10.4    10.5       21.9                 4.7     5.3
-#     2 x 16 frames of 160, p 16, all (1600), 768, mixup           106     149         86                  53      44
-#     16 x 16 frames of 64, p 8, all, 128, mixup, noise             46     444        128                  34     760
+# In order of preference on CPUs, by `s4d bench patch --device cpu`. `gather` ties with `native` where few tokens are
+# wanted, and takes ten times as long where noise is drawn for every token.
 BACKENDS = {
     "native": Backend(name="native", function="kernels.patch.native:embed_visible", refuse=_native_refuses),
     "gather": Backend(name="gather", function="kernels.patch.gather:embed_visible", refuse=_needs_pixel_gradient),

@@ -39,16 +39,7 @@ def _native_refuses(facts: Facts) -> str | None:
     return None if available else reason
 
 
-# In order of preference on CPUs. Milliseconds forward + backward, best of 12, one thread of a 2-core Zen 5 with
-# AVX-512 BF16:
-#
-#     tokens, tubelet values, D             float32: fused  reference    bfloat16: fused  reference
-#     6144 of clips, 384, 96                          26.0       31.1               13.7       17.6
-#     1520 of clips, 1536, 384                        56.5       59.5               18.7       19.8
-#     1440 of stills, 1536, 384                       53.2       55.8               15.8       17.8
-#
-# Processor time of one thread for 12160 tokens of clips, 1536, 384: native 447, fused 599, reference 812 in float32;
-# 125, 359, 526 in bfloat16.
+# In order of preference on CPUs, by `s4d bench reconstruction --device cpu`.
 BACKENDS = {
     "native": Backend(name="native", function="kernels.reconstruction.native:masked_loss", refuse=_native_refuses),
     "fused": Backend(name="fused", function="kernels.reconstruction.fused:masked_loss", refuse=_needs_pixel_gradient),
