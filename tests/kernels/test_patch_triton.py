@@ -145,7 +145,7 @@ def test_is_no_automatic_choice_on_a_cpu() -> None:
 
 
 def test_tables_serve_every_architecture() -> None:
-    for architecture, family in ((80, 80), (86, 80), (89, 80), (90, 90), (100, 100), (120, 100)):
+    for architecture, family in ((80, 80), (86, 80), (89, 80), (90, 90), (100, 100), (120, 80)):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             for load in ("plain", "changed", "noise"):
                 key = (family, dtype != torch.float32, load)
