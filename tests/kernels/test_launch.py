@@ -7,7 +7,7 @@ import torch
 from compile_kernels import axpy
 
 import kernels.launch
-from kernels.launch import architecture, launch, recording, triton_refuses
+from kernels.launch import architecture, family, launch, recording, triton_refuses
 
 CPU = torch.device("cpu")
 # Interpreted kernels take tensors of the CPU, compiled ones of the GPU.
@@ -81,3 +81,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton_refuses({"device": "cuda"}) is None
     monkeypatch.setattr(kernels.launch, "find_spec", lambda name: None)
     assert triton_refuses({"device": "cuda"}) == "triton is not installed"
+
+
+def test_families_of_architectures() -> None:
+    found = {architecture: family(architecture) for architecture in (80, 86, 89, 90, 100, 103, 120)}
+    assert found == {80: 80, 86: 80, 89: 80, 90: 90, 100: 100, 103: 100, 120: 80}
