@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from statistics import mean
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ def check_case(
             if not comparison.passed:
                 failed.append((name, comparison))
         if failed:
-            _second_opinion(run, failed, exact)
+            second_opinion(run, op.on(backend), failed, exact)
     except AssertionError as error:
         error.add_note(
             f"run again: check_case({op.name.upper()}, {case!r}, {backend!r}, {dtype}, backward={backward}, "
@@ -224,31 +225,55 @@ class Run:
         return compare(value, native, exact, self.dtype, name=name, reduction=self.op.reduction(self.case))
 
 
-# Draws of a case from which the error of plain PyTorch is taken where one says too little: a result of few values may
-# be exact by luck.
+# Draws of a case to judge by where one says too little: a result of few values may be exact by luck, and thousands of
+# generated cases find the one draw of which a sum in another order makes more. A kernel that errs does on average too.
 _DRAWS = 16
 _SEED_STEP = 1_000_003
+# How far a single draw may lie above the bound of the largest error and above the RMS row if the average is within.
+_LARGEST, _RMS = 4.0, 2.0
 
 
-def _second_opinion(run: Run, failed: list[tuple[str, Comparison]], exact: Named) -> None:
-    """Raise for what fails even against the worst error of the plain forms in several draws of the same case."""
-    errors, ratios = dict.fromkeys(exact, 0.0), dict.fromkeys(exact, 0.0)
+@dataclass(slots=True)
+class _Draws:
+    """Relative largest errors and RMS ratios of one result over the draws, of the backend and of the plain forms."""
+
+    errors: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    plain_errors: list[float] = field(default_factory=list)
+    plain_ratios: list[float] = field(default_factory=list)
+
+
+def _draw(run: Run, forward: Forward, names: list[str]) -> dict[str, _Draws]:
+    draws = {name: _Draws() for name in names}
     for draw in range(_DRAWS):
         again = replace(run, case=replace(run.case, seed=run.case.seed + draw * _SEED_STEP))
         reference = again.exact()
-        for form in (run.op.native, *run.op.forms):
-            native = again.of(form)
-            for name, _ in failed:
-                found = again.compare(name, native[name], native[name], reference[name])
-                scale = float(reference[name].abs().max()) if reference[name].numel() else 0.0
-                errors[name] = max(errors[name], found.native_error / scale if scale else 0.0)
-                ratios[name] = max(ratios[name], found.rms_ratio)
+        # A backend may copy strided operands, after which torch sums as it does for dense ones: with more error, at times.
+        runs = [again] if run.placement == "plain" else [again, replace(again, placement="plain")]
+        plain = [each.of(form) for each in runs for form in (run.op.native, *run.op.forms)]
+        results = [again.of(forward), *plain]
+        for name, found in draws.items():
+            scale = float(reference[name].abs().max()) if reference[name].numel() else 0.0
+            for form, result in enumerate(results):
+                comparison = again.compare(name, result[name], result[name], reference[name])
+                error = comparison.kernel_error / scale if scale else 0.0
+                (found.plain_errors if form else found.errors).append(error)
+                (found.plain_ratios if form else found.ratios).append(comparison.rms_ratio)
+    return draws
+
+
+def second_opinion(run: Run, forward: Forward, failed: list[tuple[str, Comparison]], exact: Named) -> None:
+    """Raise for what fails even against several draws of the same case: the worst of the plain forms or the average."""
+    draws = _draw(run, forward, [name for name, _ in failed])
     for name, comparison in failed:
-        scale = float(exact[name].abs().max())
-        bound = (2 * errors[name] + UNIT[run.dtype]) * scale
-        if not comparison.same_pattern or comparison.kernel_error > max(bound, comparison.error_bound):
+        found, unit = draws[name], UNIT[run.dtype]
+        bound = max((2 * max(found.plain_errors) + unit) * float(exact[name].abs().max()), comparison.error_bound)
+        usual = mean(found.errors) <= 2 * mean(found.plain_errors) + unit
+        if not comparison.same_pattern or comparison.kernel_error > bound * (_LARGEST if usual else 1):
             raise AssertionError(f"{comparison}; bound from {_DRAWS} draws {bound:.3e}")
-        if comparison.rms_ratio > comparison.rms_bound:
-            if ratios[name] <= comparison.rms_bound:
-                raise AssertionError(f"{comparison}; plain PyTorch in {_DRAWS} draws at most {ratios[name]:.3e}")
-            raise IllConditionedError(f"{comparison}; plain PyTorch up to {ratios[name]:.3e}")
+        usual = mean(found.ratios) <= comparison.rms_bound
+        if comparison.rms_ratio > comparison.rms_bound * (_RMS if usual else 1):
+            plain = max(found.plain_ratios)
+            if plain <= comparison.rms_bound:
+                raise AssertionError(f"{comparison}; plain PyTorch in {_DRAWS} draws at most {plain:.3e}")
+            raise IllConditionedError(f"{comparison}; plain PyTorch up to {plain:.3e}")
