@@ -248,7 +248,7 @@ def _draw(run: Run, forward: Forward, names: list[str]) -> dict[str, _Draws]:
     for draw in range(_DRAWS):
         again = replace(run, case=replace(run.case, seed=run.case.seed + draw * _SEED_STEP))
         reference = again.exact()
-        # A backend may copy strided operands, after which torch sums as it does for dense ones: with more error, at times.
+        # A backend may copy strided operands, after which torch sums as for dense ones, at times with more error.
         runs = [again] if run.placement == "plain" else [again, replace(again, placement="plain")]
         plain = [each.of(form) for each in runs for form in (run.op.native, *run.op.forms)]
         results = [again.of(forward), *plain]
