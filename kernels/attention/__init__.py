@@ -2,8 +2,8 @@
 
 Every backend computes what ``reference`` defines. The automatic choice is the first row of ``BACKENDS`` that accepts
 the call. On CPUs the order follows ``s4d bench attention --device cpu``, with its results in
-``benchmarks/results/cpu-2c-amd-epyc/attention.json``: in bfloat16 ``native`` takes a third to a half of the time of
-``grouped``; in float32 ``grouped`` takes less than half of ``sdpa`` at lengths 10 and 40 and as long at 800. On CUDA
+``benchmarks/results/cpu-2c-amd-epyc/all.json``: in bfloat16 ``native`` takes a third to a half of the time of
+``grouped``; in float32 ``grouped`` takes less than half of ``sdpa`` at lengths 10 and 40 and no less at 800. On CUDA
 Triton's row comes first. Other processes on the cores cost ``grouped`` more than ``sdpa``, since it synchronises its
 threads more often.
 """
@@ -67,6 +67,17 @@ BACKENDS: dict[str, Backend] = {
     "triton": Backend(name="triton", function="kernels.attention.triton_op:triton_attention", refuse=_triton_refuses),
 }
 _ON_CUDA = {"triton": BACKENDS["triton"], **BACKENDS}
+# On a CPU in float32, sequences from this length on take sdpa as long as grouped, or a few per cent less.
+_LONG = 512
+_LONG_FLOAT32 = {"sdpa": BACKENDS["sdpa"], **BACKENDS}
+
+
+def _by_preference(qkv: Tensor, max_seqlen: int) -> tuple[bool, dict[str, Backend]]:
+    """Whether a call is one of the long float32 ones on a CPU, and its table."""
+    if qkv.device.type == "cuda":
+        return False, _ON_CUDA
+    long = qkv.device.type == "cpu" and qkv.dtype == torch.float32 and max_seqlen >= _LONG
+    return long, _LONG_FLOAT32 if long else BACKENDS
 
 
 def varlen_attention(
@@ -95,14 +106,16 @@ def varlen_attention(
         raise ValueError(f"max_seqlen: expected a non-negative integer, got {max_seqlen}")
     if layout is not None:
         check_layout(layout, num_sequences=cu_seqlens.shape[0] - 1, total_tokens=qkv.shape[0], max_seqlen=max_seqlen)
+    long, table = _by_preference(qkv, max_seqlen)
     chosen = resolve(
         "attention",
-        _ON_CUDA if qkv.device.type == "cuda" else BACKENDS,
+        table,
         backend,
         device=qkv.device.type,
         dtype=qkv.dtype,
         head_dim=qkv.shape[3],
         layout_known=layout is not None,
+        **({"long": True} if long else {}),
     )
     out: Tensor = chosen.load()(
         qkv, cu_seqlens, max_seqlen, layout=layout, scale=qkv.shape[3] ** -0.5 if scale is None else scale

@@ -35,7 +35,7 @@ def _triton_refuses(facts: Facts) -> str | None:
     return "keeps the scores of at most 256 experts in registers" if facts.get("many_experts") else None
 
 
-# In order of preference on CPUs, by `s4d bench moae --device cpu`: benchmarks/results/cpu-2c-amd-epyc/moae.json.
+# In order of preference on CPUs, by `s4d bench moae --device cpu`: benchmarks/results/cpu-2c-amd-epyc/all.json.
 # The reference takes 1.3 to 3.9 times as long as the best.
 BACKENDS = {
     "per_expert": Backend(name="per_expert", function="kernels.moae.per_expert:moae", refuse=_per_expert_refuses),
