@@ -149,7 +149,7 @@ def visible_patches(
     patch_size: int,
     frames_per_token: int,
 ) -> Tensor:
-    """Normalised, erased and mixed float32 values (M, f * p * p * 3) of the tokens ``indices`` of uint8 ``pixels``.
+    """Normalised, erased and mixed float32 values (M, 3 * f * p * p) of the tokens ``indices`` of uint8 ``pixels``.
 
     ``erase`` is empty, a box of black or a box and the seed of its noise; ``mix`` is empty, partner and share, or these
     and a box: the fields of the records ``Erase`` and ``Mix``.

@@ -29,14 +29,14 @@ def _values(request: PatchRequest, indices: Tensor) -> Tensor:
 
 
 def gathered_rows(request: PatchRequest) -> Tensor:
-    """Normalised, erased and mixed values of the wanted tokens, (M, f * p * p * 3)."""
+    """Normalised, erased and mixed values of the wanted tokens, (M, 3 * f * p * p): the weight's own order."""
     values = _values(request, request.indices)
     if request.mix is not None:
         place = token_pixels(request.grid, request.indices)
         shift = request.mix.partner[place.sample] - place.sample
         partner = _values(request, request.indices + shift * request.grid.tokens_per_sample)
         values = mixed(values, partner, own_share(request.mix, place.sample, place.y, place.x))
-    return values.flatten(1)
+    return values.permute(0, 4, 1, 2, 3).flatten(1)
 
 
 class _EmbedRows(torch.autograd.Function):
@@ -61,8 +61,7 @@ def embed_rows(request: PatchRequest, weight: Tensor, bias: Tensor, rows: Rows) 
     """Project the rows that ``rows`` gathers; a still image meets the temporally summed weight, which is exact."""
     if request.grid.frames_per_token != weight.shape[2]:
         weight = weight.sum(2, keepdim=True)
-    kernel = weight.permute(0, 2, 3, 4, 1).flatten(1)
-    output: Tensor = _EmbedRows.apply(kernel, bias, request, rows)
+    output: Tensor = _EmbedRows.apply(weight.flatten(1), bias, request, rows)
     return output
 
 

@@ -10,7 +10,7 @@ from kernels.patch.request import PatchRequest
 
 
 def native_rows(request: PatchRequest) -> Tensor:
-    """Normalised, erased and mixed values of the wanted tokens, (M, f * p * p * 3)."""
+    """Normalised, erased and mixed values of the wanted tokens, (M, 3 * f * p * p)."""
     grid, mix, erase = request.grid, request.mix, request.erase
     erased = [] if erase is None else [erase.box, erase.seed] if erase.noise else [erase.box]
     mixed = [] if mix is None else [mix.partner, mix.lam] if mix.box is None else [mix.partner, mix.lam, mix.box]

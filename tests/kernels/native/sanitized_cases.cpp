@@ -125,7 +125,8 @@ void visible_patches(const Group& group, int64_t count) {
     const auto write = [&] { return s4d_visible_patches(&patches, indices.get(), count, rows.get(), 2); };
     expect(write() == 0, "plain patches");
     for (int64_t i = 0; i < count * group.row; ++i) {
-        const double pixel = group.value(indices[i / group.row], i % group.row);
+        const int64_t plane = group.row / 3, at = i % group.row;
+        const double pixel = group.value(indices[i / group.row], at % plane * 3 + at / plane);
         expect_close(static_cast<double>(rows[i]), (pixel / 255 - 0.5) / 0.25, 1e-6, "a normalised pixel");
     }
     for (int64_t options = 1; options < 16; ++options) {
