@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s4d.config import AugmentConfig
+from s4d.config_data import AugmentConfig
 from s4d.data.counter import generator, stable_key
 from s4d.data.draws import ColorOp, SampleDraw
 from s4d.data.randaug import draw_operations
@@ -53,6 +53,11 @@ class ViewSpec:
     rule: str
     size: int
     window: str = "full"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Frames, height, width and colours of a view's pixels."""
+        return self.num_frames, self.size, self.size, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
-from s4d.data.decode import Media
+from s4d.data.buffers import pixel_buffer
 from s4d.data.draw_sample import DrawKey, EvalView, eval_draw
 from s4d.data.draws import SampleDraw
+from s4d.data.media import Media
 from s4d.data.packing import Packer, StepInfo, View
 from s4d.data.reading import Skipped, read_views, view_spec
 from s4d.data.sources import Source, head_classes, load_source
@@ -93,19 +95,20 @@ class _Forwards:
         weights: list[float] = []
         skipped: list[Skipped] = []
         samples = self.plan.forward(number)
-        for sample in samples:
+        pixels = pixel_buffer((len(samples) * len(self.views), *self.spec.shape))
+        for sample, out in zip(samples, pixels.numpy().reshape(-1, len(self.views), *self.spec.shape), strict=True):
             try:
-                rows.extend(self._padding() if sample < 0 else self._read(sample))
+                rows.extend(self._padding(out) if sample < 0 else self._read(sample, out))
                 weights.extend([float(sample >= 0)] * len(self.views))
             except DataError as error:
                 skipped.append(Skipped(source=self.source.config.name, problem=str(error)))
-                rows.extend(self._padding())
+                rows.extend(self._padding(out))
                 weights.extend([0.0] * len(self.views))
         modality = self.source.config.modality
         info = StepInfo(step=number, epoch=0, step_samples={modality: len(rows)}, training=False)
         labels = [self.source.labels[sample] if sample >= 0 else -1 for sample in samples for _ in self.views]
         batch = EvalBatch(
-            batch=self.packer.pack([rows], info),
+            batch=self.packer.pack([rows], {modality: pixels}, info),
             sample_ids=tuple(row.sample_id for row in rows),
             samples=torch.tensor([sample for sample in samples for _ in self.views]),
             views=torch.arange(len(self.views)).repeat(len(samples)),
@@ -114,7 +117,7 @@ class _Forwards:
         )
         return batch, tuple(skipped)
 
-    def _read(self, sample: int) -> list[View]:
+    def _read(self, sample: int, out: NDArray[np.uint8]) -> list[View]:
         source = self.source
         resize = (self.config.data.image if source.config.modality == "image" else self.config.data.video).resize
         sample_id = source.rows[sample].sample_id
@@ -132,26 +135,20 @@ class _Forwards:
                 for number, view in enumerate(self.views)
             ]
 
-        read = read_views(source, sample, self.config.data.order, self.spec.size, draw=draw)
+        draws = read_views(source, sample, self.config.data.order, out, draw=draw)
+        label = max(0, source.labels[sample])
         return [
-            View(
-                sample_id=sample_id,
-                label=max(0, source.labels[sample]),
-                pixels=pixels,
-                draw=drawn,
-                epoch=0,
-                view=number,
-            )
-            for number, (drawn, pixels) in enumerate(read)
+            View(sample_id=sample_id, label=label, draw=drawn, epoch=0, view=number)
+            for number, drawn in enumerate(draws)
         ]
 
-    def _padding(self) -> list[View]:
+    def _padding(self, out: NDArray[np.uint8]) -> list[View]:
         """Black rows of weight 0."""
-        size, frames = self.spec.size, self.spec.num_frames
+        out[:] = 0
+        size = self.spec.size
         key = DrawKey(seed=self.config.seed, epoch=0, sample_id="", view=0)
         draw = eval_draw(key, self.spec, EvalView(), resize="square", frame_count=1, size=(size, size))
-        pixels = np.zeros((frames, size, size, 3), dtype=np.uint8)
-        return [View(sample_id="", label=0, pixels=pixels, draw=draw, epoch=0, view=i) for i in range(len(self.views))]
+        return [View(sample_id="", label=0, draw=draw, epoch=0, view=number) for number in range(len(self.views))]
 
 
 class EvalBatches:

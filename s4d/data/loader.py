@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
 
 from s4d.config import Config
 from s4d.data.batch import MODALITIES, PackedBatch
-from s4d.data.packing import Packer, StepInfo
-from s4d.data.plan import SamplePlan, build_plan
+from s4d.data.buffers import pixel_buffer
+from s4d.data.packing import Packer, StepInfo, View
+from s4d.data.plan import PlannedView, SamplePlan, build_plan
 from s4d.data.reading import Skipped, TrainReader
 from s4d.data.sources import head_classes
 from s4d.data.workers import in_order
@@ -31,15 +35,34 @@ class MicroBatches:
     def __getitem__(self, index: int) -> Built:
         """The packed batch, and the files that could not be read for it."""
         step, micro = divmod(index, self.plan.accumulation)
+        planned = [
+            self.plan.micro_views(step, source, rank=self.rank, micro=micro) for source in range(len(self.plan.sources))
+        ]
+        pixels = self._buffers(planned)
+        room = {modality: tensor.numpy() for modality, tensor in pixels.items()}
         views, skipped = [], []
-        for source in range(len(self.plan.sources)):
-            read, bad = self.reader.read(self.plan.micro_views(step, source, rank=self.rank, micro=micro))
+        for source, wanted in zip(self.plan.sources, planned, strict=True):
+            read: list[View] = []
+            if wanted:
+                modality = source.config.modality
+                out, room[modality] = np.split(room[modality], [len(wanted)])
+                read, bad = self.reader.read(wanted, out)
+                skipped.extend(bad)
             views.append(read)
-            skipped.extend(bad)
         info = StepInfo(
             step=step, epoch=self.plan.epoch(step), step_samples=self.plan.step_samples(step), training=True
         )
-        return self.packer.pack(views, info), tuple(skipped)
+        return self.packer.pack(views, pixels, info), tuple(skipped)
+
+    def _buffers(self, planned: Sequence[Sequence[PlannedView]]) -> dict[str, Tensor]:
+        """Room for the pixels of each modality in the micro batch."""
+        counts: dict[str, int] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for source, spec, wanted in zip(self.plan.sources, self.reader.specs, planned, strict=True):
+            if wanted:
+                counts[source.config.modality] = counts.get(source.config.modality, 0) + len(wanted)
+                shapes[source.config.modality] = spec.shape
+        return {modality: pixel_buffer((count, *shapes[modality])) for modality, count in counts.items()}
 
 
 class TrainBatches:

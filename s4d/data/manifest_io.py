@@ -32,7 +32,8 @@ REQUIRED = ("path", "label", "split", "kind")
 class Manifest:
     """A prepared dataset: rows, the folder their paths start from, class names in head order, content fingerprint.
 
-    `left_out` has a line for each medium that `prepare_manifest` found damaged; it is not part of the file.
+    `crop` names the recipe that faces were cut out with, empty where they were not cut out by this project; `left_out`
+    has a line for each medium that `prepare_manifest` found damaged; it is not part of the file.
     """
 
     rows: tuple[ManifestRow, ...]
@@ -40,6 +41,7 @@ class Manifest:
     dataset: str
     classes: tuple[str, ...]
     fingerprint: str
+    crop: str = ""
     left_out: tuple[str, ...] = ()
 
 
@@ -55,8 +57,11 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
     """Write Parquet or CSV by suffix, whole or not at all."""
     path = Path(path)
     table = {name: [getattr(row, name) for row in manifest.rows] for name in COLUMNS}
-    table["face_box"] = [None if box is None else " ".join(map(str, box)) for box in table["face_box"]]
+    for name, text_of in TEXT_OF.items():
+        table[name] = [None if value is None else text_of(value) for value in table[name]]
     header = {"root": str(manifest.root), "dataset": manifest.dataset, "classes": json.dumps(manifest.classes)}
+    if manifest.crop:
+        header["crop"] = manifest.crop
     if _suffix(path) == ".parquet":
         import pyarrow
         import pyarrow.parquet
@@ -102,6 +107,7 @@ def _read(path: Path, modified: int, size: int) -> Manifest:
         dataset=dataset,
         classes=classes,
         fingerprint=fingerprint(rows, classes),
+        crop=header.get("crop", ""),
     )
 
 
@@ -225,8 +231,8 @@ def _row(path: Path, number: int, record: dict[str, Any], dataset: str) -> Manif
         if cell is not None:
             try:
                 values[name] = convert(cell)
-            except ValueError as error:
-                raise DataError(f"{path}: row {number}: field {name!r} is not a number: {cell!r}") from error
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{path}: row {number}: field {name!r}: cannot read {cell!r}") from error
     try:
         return ManifestRow(**values)
     except ValueError as error:
@@ -238,11 +244,30 @@ def _box(cell: str) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
+def _points(cell: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in cell.split())
+
+
+def _distribution(cell: str) -> tuple[tuple[str, float], ...]:
+    shares = json.loads(cell)
+    if not isinstance(shares, dict):
+        raise ValueError(cell)
+    return tuple((str(name), float(share)) for name, share in shares.items())
+
+
+# Fields that a cell of text holds.
+TEXT_OF: dict[str, Callable[[Any], str]] = {
+    "face_box": lambda box: " ".join(map(str, box)),
+    "face_points": lambda points: " ".join(f"{value:g}" for value in points),
+    "distribution": lambda shares: json.dumps(dict(shares)),
+}
 CONVERT: dict[str, Callable[[Any], object]] = {
     "fold": int,
     "frame_count": int,
     "fps": float,
     "face_box": _box,
+    "face_points": _points,
+    "distribution": _distribution,
 }
 
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from s4d.data.decode import IMAGE_SUFFIXES
 from s4d.data.manifest import ManifestRow
+from s4d.data.media import IMAGE_SUFFIXES
 
 ISO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
 INDEX, CONTENT = b"moov", b"mdat"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from s4d.config import MixConfig
+from s4d.config_data import MixConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

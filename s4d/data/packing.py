@@ -23,11 +23,10 @@ from s4d.models.sizes import architecture
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """One view ready for the model: uint8 `pixels` (F, S, S, 3), what was drawn for it, its source's epoch and view."""
+    """What is known of one view besides its pixels: its label, what was drawn for it, its source's epoch and view."""
 
     sample_id: str
     label: int
-    pixels: NDArray[np.uint8]
     draw: SampleDraw
     epoch: int
     view: int
@@ -53,14 +52,15 @@ class Packer:
         self.head_modality = {source.name: source.modality for source in config.data.sources}
         self.model = architecture(config.model, experts=False)
 
-    def pack(self, views: Sequence[Sequence[View]], step: StepInfo) -> PackedBatch:
-        """One batch of the views of each source, in the order of `sources`."""
+    def pack(self, views: Sequence[Sequence[View]], pixels: dict[str, Tensor], step: StepInfo) -> PackedBatch:
+        """One batch of the views of each source, in the order of `sources`; `pixels` are those of each modality."""
         mixes = [self._mix(i, source_views, step) for i, source_views in enumerate(views)]
         groups, layout = [], []
         for modality in MODALITIES:
             chosen = [i for i, source in enumerate(self.sources) if source.config.modality == modality and views[i]]
             if chosen:
-                group = self._group(modality, [views[i] for i in chosen], [mixes[i] for i in chosen])
+                flat = [view for i in chosen for view in views[i]]
+                group = self._group(modality, flat, pixels[modality], [mixes[i] for i in chosen])
                 groups.append(group)
                 layout.append((group.pixels.shape[0], self.model.tokens(modality)))
         flat = [view for source_views in views for view in source_views]
@@ -88,21 +88,20 @@ class Packer:
         )
 
     def _group(
-        self, modality: str, views: Sequence[Sequence[View]], mixes: Sequence[list[MixDraw] | None]
+        self, modality: str, views: Sequence[View], pixels: Tensor, mixes: Sequence[list[MixDraw] | None]
     ) -> PixelGroup:
-        flat = [view for source_views in views for view in source_views]
         settings = self.config.data.image if modality == "image" else self.config.data.video
         erase = None
-        if any(view.draw.erase_box is not None for view in flat):
+        if any(view.draw.erase_box is not None for view in views):
             erase = Erase(
-                box=torch.tensor([view.draw.erase_box or (0, 0, 0, 0) for view in flat], dtype=torch.int32),
-                seed=torch.tensor([view.draw.noise_key for view in flat], dtype=torch.int64),
+                box=torch.tensor([view.draw.erase_box or (0, 0, 0, 0) for view in views], dtype=torch.int32),
+                seed=torch.tensor([view.draw.noise_key for view in views], dtype=torch.int64),
                 noise=settings.erase_fill == "noise",
             )
         return PixelGroup(
-            pixels=torch.from_numpy(np.stack([view.pixels for view in flat])),
+            pixels=pixels,
             modality=modality,
-            sample_ids=tuple(view.sample_id for view in flat),
+            sample_ids=tuple(view.sample_id for view in views),
             mix=_mix_record([draw for draws in mixes if draws is not None for draw in draws]),
             erase=erase,
         )

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4d.config import Config
-from s4d.data.decode import Media, open_media
 from s4d.data.draw_sample import DrawKey, ViewSpec, train_draw
 from s4d.data.draws import SampleDraw
+from s4d.data.media import Media, open_media
 from s4d.data.packing import View
 from s4d.data.plan import PlannedView, SamplePlan
 from s4d.data.sources import Source
@@ -46,16 +46,21 @@ def view_spec(config: Config, source: Source) -> ViewSpec:
 
 
 def read_views(
-    source: Source, row: int, order: str, size: int, *, draw: Callable[[Media], Sequence[SampleDraw]]
-) -> list[tuple[SampleDraw, NDArray[np.uint8]]]:
-    """Draws and pixels of several views of one sample; every wanted frame is decoded once. DataError names the file."""
+    source: Source, row: int, order: str, out: NDArray[np.uint8], *, draw: Callable[[Media], Sequence[SampleDraw]]
+) -> Sequence[SampleDraw]:
+    """Write the views of one sample that `draw` asks for to `out` (views, F, S, S, 3) and return their draws.
+
+    Every wanted frame is decoded once. DataError names the file.
+    """
     sample = source.rows[row]
     media = open_media(source.root / sample.path, sample.kind, order)
     draws = draw(media)
     wanted = {index for item in draws for index in item.frame_indices}
-    scale = max(needed_scale(item, media.size, size) for item in draws)
+    scale = max(needed_scale(item, media.size, out.shape[2]) for item in draws)
     frames = media.frames(wanted, scale)
-    return [(item, apply_draw(frames, item, size)) for item in draws]
+    for item, pixels in zip(draws, out, strict=True):
+        apply_draw(frames, item, pixels)
+    return draws
 
 
 class TrainReader:
@@ -66,15 +71,19 @@ class TrainReader:
         self.plan = plan
         self.specs = [view_spec(config, source) for source in plan.sources]
 
-    def read(self, planned: Sequence[PlannedView]) -> tuple[list[View], list[Skipped]]:
-        """Views in the planned order; with on_error skip, an unreadable sample is replaced and reported."""
+    def read(self, planned: Sequence[PlannedView], out: NDArray[np.uint8]) -> tuple[list[View], list[Skipped]]:
+        """Write the planned views of one source to `out` (views, F, S, S, 3), in order, and return what they are.
+
+        With on_error skip, an unreadable sample is replaced and reported.
+        """
         views: list[View] = []
         skipped: list[Skipped] = []
         for _, group in groupby(planned, key=lambda item: (item.source, item.epoch, item.position)):
-            self._read_sample(list(group), views, skipped)
+            sample = list(group)
+            views.extend(self._read_sample(sample, out[len(views) : len(views) + len(sample)], skipped))
         return views, skipped
 
-    def _read_sample(self, planned: list[PlannedView], views: list[View], skipped: list[Skipped]) -> None:
+    def _read_sample(self, planned: list[PlannedView], out: NDArray[np.uint8], skipped: list[Skipped]) -> list[View]:
         """Read one sample, or the next readable one of its source's order under the same draws."""
         first = planned[0]
         source = self.plan.sources[first.source]
@@ -83,15 +92,14 @@ class TrainReader:
         for offset in range(tries):
             row = int(order[(first.position + offset) % len(order)])
             try:
-                views.extend(self._views(planned, row))
-                return
+                return self._views(planned, row, out)
             except DataError as error:
                 if self.config.data.on_error == "error":
                     raise
                 skipped.append(Skipped(source=source.config.name, problem=str(error)))
         raise DataError(f"{source.config.manifest}: {tries} samples in a row are unreadable; {skipped[-1].problem}")
 
-    def _views(self, planned: list[PlannedView], row: int) -> list[View]:
+    def _views(self, planned: list[PlannedView], row: int, out: NDArray[np.uint8]) -> list[View]:
         source, spec = self.plan.sources[planned[0].source], self.specs[planned[0].source]
         augment = self.config.data.image if source.config.modality == "image" else self.config.data.video
 
@@ -112,15 +120,14 @@ class TrainReader:
                 for item in planned
             ]
 
-        read = read_views(source, row, self.config.data.order, spec.size, draw=draw)
+        draws = read_views(source, row, self.config.data.order, out, draw=draw)
         return [
             View(
                 sample_id=source.rows[row].sample_id,
                 label=source.labels[row],
-                pixels=pixels,
                 draw=drawn,
                 epoch=item.epoch,
                 view=item.view,
             )
-            for item, (drawn, pixels) in zip(planned, read, strict=True)
+            for item, drawn in zip(planned, draws, strict=True)
         ]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from s4d.config import Config, SourceConfig
+from s4d.config import Config
+from s4d.config_data import SourceConfig
 from s4d.data.counter import stable_key
 from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import Manifest, read_manifest

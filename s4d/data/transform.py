@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from s4d.data.decode import Frames
 from s4d.data.draws import SampleDraw
+from s4d.data.media import Frames
 from s4d.data.randaug import apply_operations
-
-RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+from s4d.data.resample import RESAMPLE, Box, resample
 
 
 def needed_scale(draw: SampleDraw, size: tuple[int, int], output: int) -> float:
@@ -20,7 +19,7 @@ def needed_scale(draw: SampleDraw, size: tuple[int, int], output: int) -> float:
     return output / min(across, down)
 
 
-def _resample_box(draw: SampleDraw, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _resample_box(draw: SampleDraw, size: tuple[int, int]) -> Box:
     """The crop in pixels of the decoded frame, which may be smaller than the frame on disk."""
     fx, fy = size[0] / draw.resized[0], size[1] / draw.resized[1]
     left, top, width, height = draw.crop_box
@@ -39,21 +38,20 @@ def _jitter(pixels: NDArray[np.uint8], factors: tuple[float, float, float]) -> N
     return np.asarray(image).reshape(pixels.shape)
 
 
-def apply_draw(frames: Frames, draw: SampleDraw, size: int) -> NDArray[np.uint8]:
-    """Pixels (F, size, size, 3) of one view from its decoded frames; the colour operations are shared by all frames."""
-    resample = RESAMPLE[draw.interpolation]
-    pixels = np.empty((len(draw.frame_indices), size, size, 3), dtype=np.uint8)
+def apply_draw(frames: Frames, draw: SampleDraw, out: NDArray[np.uint8]) -> None:
+    """Write one view of the decoded `frames` to `out` (F, S, S, 3); the colour operations are shared by its frames."""
     first: dict[int, int] = {}
     for place, index in enumerate(draw.frame_indices):
         if index in first:
-            pixels[place] = pixels[first[index]]
+            out[place] = out[first[index]]
             continue
         first[index] = place
         frame = frames[index]
-        image = frame.resize((size, size), resample, box=_resample_box(draw, frame.size))
-        if draw.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        box = _resample_box(draw, (frame.shape[1], frame.shape[0]))
+        resample(frame, box, out[place], interpolation=draw.interpolation, flip=draw.flip)
         if draw.color_ops:
-            image = apply_operations(image, draw.color_ops, resample)
-        pixels[place] = np.asarray(image)
-    return pixels if draw.jitter is None else _jitter(pixels, draw.jitter)
+            out[place] = np.asarray(
+                apply_operations(Image.fromarray(out[place]), draw.color_ops, RESAMPLE[draw.interpolation])
+            )
+    if draw.jitter is not None:
+        out[:] = _jitter(out, draw.jitter)

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from s4d.data.decode import list_frames
 from s4d.data.manifest import ManifestRow
+from s4d.data.media import list_frames
 from s4d.datasets import CLASS_NAMES
 from s4d.datasets.listing import folder_among, read_identities, read_table, refuse_missing
 from s4d.errors import DataError, UsageError

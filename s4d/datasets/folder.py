@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from s4d.data.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 from s4d.data.manifest import Kind, ManifestRow
+from s4d.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 from s4d.datasets.listing import read_identities, read_table, refuse_fold, refuse_missing
 from s4d.errors import DataError
 

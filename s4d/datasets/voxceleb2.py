@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s4d.data.decode import VIDEO_SUFFIXES
 from s4d.data.manifest import ManifestRow
+from s4d.data.media import VIDEO_SUFFIXES
 from s4d.datasets.listing import refuse_fold
 from s4d.errors import DataError
 

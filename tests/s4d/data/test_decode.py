@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s4d.data.decode import UntimedVideo, list_frames, natural_key, open_media
+from s4d.data.decode_video import UntimedVideo
+from s4d.data.media import list_frames, natural_key, open_media
 from s4d.errors import DataError
 
 
@@ -151,13 +152,13 @@ def test_every_picture_comes_out_as_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.new("RGB", (10, 6), (200, 30, 30)).convert(mode).save(path)
     frame = open_media(path, "image").frames([0])[0]
-    assert (frame.mode, frame.size) == ("RGB", (10, 6))
+    assert (frame.dtype, frame.shape) == (np.uint8, (6, 10, 3))
 
 
 def test_large_jpeg_decodes_no_smaller_than_asked(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     Image.new("RGB", (800, 640), (9, 99, 199)).save(path)
     media = open_media(path, "image")
-    assert media.frames([0])[0].size == (800, 640)
-    assert media.frames([0], 0.3)[0].size == (400, 320)
-    assert media.frames([0], 0.25)[0].size in ((200, 160), (400, 320))
+    assert media.frames([0])[0].shape == (640, 800, 3)
+    assert media.frames([0], 0.3)[0].shape == (320, 400, 3)
+    assert media.frames([0], 0.25)[0].shape in ((160, 200, 3), (320, 400, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s4d.config import AugmentConfig
+from s4d.config_data import AugmentConfig
 from s4d.data.draw_sample import DrawKey, EvalView, ViewSpec, eval_draw, train_draw
 from s4d.data.draws import SampleDraw
 

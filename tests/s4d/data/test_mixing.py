@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s4d.config import MixConfig
+from s4d.config_data import MixConfig
 from s4d.data.counter import generator
 from s4d.data.mixing import draw_mix, mix_targets, soft_targets
 

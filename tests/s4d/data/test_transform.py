@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from s4d.data.draws import ColorOp, SampleDraw
@@ -29,21 +30,27 @@ def noise(seed: int = 0, size: int = 64) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
+def applied(frames: dict[int, Image.Image], draw: SampleDraw, size: int) -> NDArray[np.uint8]:
+    pixels = np.empty((len(draw.frame_indices), size, size, 3), dtype=np.uint8)
+    apply_draw({index: np.asarray(frame) for index, frame in frames.items()}, draw, pixels)
+    return pixels
+
+
 def drawn(**changes: object) -> SampleDraw:
     return dataclasses.replace(PLAIN, **changes)  # type: ignore[arg-type]
 
 
 def test_a_crop_of_the_output_size_is_an_exact_copy() -> None:
-    pixels = apply_draw({0: noise()}, drawn(crop_box=(10.0, 20.0, 32.0, 32.0)), 32)
+    pixels = applied({0: noise()}, drawn(crop_box=(10.0, 20.0, 32.0, 32.0)), 32)
     assert (pixels[0] == np.asarray(noise())[20:52, 10:42]).all()
-    flipped = apply_draw({0: noise()}, drawn(crop_box=(10.0, 20.0, 32.0, 32.0), flip=True), 32)
+    flipped = applied({0: noise()}, drawn(crop_box=(10.0, 20.0, 32.0, 32.0), flip=True), 32)
     assert (flipped == pixels[:, :, ::-1]).all()
 
 
 def test_one_resampling_agrees_with_resize_then_crop_on_smooth_pictures() -> None:
     ramp = np.linspace(0, 255, 128)
     image = Image.fromarray(np.stack([np.add.outer(ramp, ramp) / 2] * 3, axis=-1).astype(np.uint8))
-    once = apply_draw({0: image}, drawn(resized=(80, 80), crop_box=(7.0, 11.0, 40.0, 40.0)), 40)[0]
+    once = applied({0: image}, drawn(resized=(80, 80), crop_box=(7.0, 11.0, 40.0, 40.0)), 40)[0]
     twice = np.asarray(image.resize((80, 80), Image.Resampling.BILINEAR).crop((7, 11, 47, 51)))
     # Two roundings against one on a linear ramp: at most one level apart.
     assert np.abs(once.astype(int) - twice).max() <= 1
@@ -52,14 +59,14 @@ def test_one_resampling_agrees_with_resize_then_crop_on_smooth_pictures() -> Non
 def test_a_smaller_decoded_frame_gives_the_same_region() -> None:
     ramp = np.tile(np.linspace(0, 255, 256)[None, :, None], (256, 1, 3)).astype(np.uint8)
     draw = drawn(resized=(256, 256), crop_box=(64.0, 64.0, 128.0, 128.0))
-    whole = apply_draw({0: Image.fromarray(ramp)}, draw, 32)
-    half = apply_draw({0: Image.fromarray(ramp).reduce(2)}, draw, 32)
+    whole = applied({0: Image.fromarray(ramp)}, draw, 32)
+    half = applied({0: Image.fromarray(ramp).reduce(2)}, draw, 32)
     assert needed_scale(draw, (256, 256), 32) == 0.25
     assert np.abs(whole.astype(int) - half).max() <= 2
 
 
 def test_repeated_frames_are_equal_and_in_place() -> None:
-    pixels = apply_draw({2: noise(2), 5: noise(5)}, drawn(frame_indices=(2, 2, 5, 5)), 64)
+    pixels = applied({2: noise(2), 5: noise(5)}, drawn(frame_indices=(2, 2, 5, 5)), 64)
     assert pixels.shape == (4, 64, 64, 3)
     assert (pixels[0] == pixels[1]).all()
     assert (pixels[2] == np.asarray(noise(5))).all()
@@ -69,10 +76,10 @@ def test_repeated_frames_are_equal_and_in_place() -> None:
     "change", [{"jitter": (1.3, 0.7, 1.2)}, {"color_ops": (ColorOp(name="rotate", magnitude=9.0),)}]
 )
 def test_colours_and_operations_are_shared_by_all_frames(change: dict[str, object]) -> None:
-    pixels = apply_draw({0: noise(1), 1: noise(1)}, drawn(frame_indices=(0, 1), **change), 64)
+    pixels = applied({0: noise(1), 1: noise(1)}, drawn(frame_indices=(0, 1), **change), 64)
     assert (pixels[0] == pixels[1]).all()
     assert (pixels[0] != np.asarray(noise(1))).any()
 
 
 def test_jitter_of_one_changes_nothing() -> None:
-    assert (apply_draw({0: noise()}, drawn(jitter=(1.0, 1.0, 1.0)), 64)[0] == np.asarray(noise())).all()
+    assert (applied({0: noise()}, drawn(jitter=(1.0, 1.0, 1.0)), 64)[0] == np.asarray(noise())).all()

@@ -1,0 +1,108 @@
+"""The part of the configuration about data: datasets, and how their samples become pixels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from s4d.config_section import Modality, Section
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Ratio = Annotated[float, Field(gt=0)]
+Part = Annotated[float, Field(gt=0, le=1)]
+
+
+class AugmentConfig(Section):
+    """Random changes to one modality's training samples; what is null or 0 is off."""
+
+    resize: Literal["square", "short_side"] = Field(
+        default="short_side", description="square ignores the aspect, as released"
+    )
+    resize_to: int | None = Field(
+        default=None, ge=1, description="pixels before the crop; null: crop straight from the decoded frame"
+    )
+    crop: Literal["random_resized", "random", "center"] = "random_resized"
+    crop_area: tuple[Part, Part] = (0.5, 1.0)
+    crop_aspect: tuple[Ratio, Ratio] = (0.75, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
+    flip: float = Field(default=0.5, ge=0, le=1)
+    color_jitter: float = Field(
+        default=0.0, ge=0, description="largest relative change of brightness, contrast and saturation"
+    )
+    randaug_ops: int = Field(default=0, ge=0)
+    randaug_magnitude: float = Field(default=7.0, ge=0)
+    randaug_std: float = Field(default=0.5, ge=0)
+    randaug_probability: float = Field(default=0.5, ge=0, le=1)
+    erase: float = Field(default=0.0, ge=0, le=1, description="probability of random erasing")
+    erase_fill: Literal["noise", "black"] = "noise"
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> AugmentConfig:
+        for name, (low, high) in (("crop_area", self.crop_area), ("crop_aspect", self.crop_aspect)):
+            if low > high:
+                raise ValueError(f"{name}: expected the smaller value first, got [{low:g}, {high:g}]")
+        return self
+
+
+class MixConfig(Section):
+    """Mixup and cutmix between neighbours of the global order, and label smoothing."""
+
+    mixup_alpha: float = Field(default=0.0, ge=0)
+    cutmix_alpha: float = Field(default=0.0, ge=0)
+    switch_probability: float = Field(default=0.5, ge=0, le=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    scope: Literal["pair", "batch"] = Field(
+        default="pair", description="one draw per pair, or one per step and modality as released"
+    )
+
+
+class SourceConfig(Section):
+    """One dataset in the mix."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="unique; also the name of the classification head")
+    modality: Modality
+    manifest: str
+    train_split: str = "train"
+    test_split: str = "test"
+    fold: int | None = None
+    classes: list[str] | None = Field(
+        default=None, description="class names in head order; null: the manifest's own order"
+    )
+    sampling: Literal["natural", "balanced", "sqrt"] = "natural"
+    rate: float = Field(default=1.0, gt=0, description="share of the dataset that passes in one epoch")
+    views: int = Field(
+        default=1, ge=1, description="differently augmented views of one decoded sample (repeated augmentation)"
+    )
+    stride: int = Field(default=4, ge=1, description="frames between two sampled frames of a clip")
+    window: Literal["full", "voxceleb2"] = Field(
+        default="full", description="voxceleb2: the top-centre 160/224 window of the frame"
+    )
+
+
+class DataConfig(Section):
+    """Datasets and how their samples become pixels."""
+
+    sources: list[SourceConfig] = Field(min_length=1)
+    image: AugmentConfig = AugmentConfig()
+    video: AugmentConfig = AugmentConfig()
+    mix: MixConfig = MixConfig()
+    mask_ratio: dict[Modality, Share] = Field(default={"image": 0.9, "video": 0.95})
+    frame_sampling: Literal["window", "release"] = Field(
+        default="window", description="release: the released rule for short clips"
+    )
+    order: Literal["natural", "lexicographic"] = Field(
+        default="natural", description="order of frame files in a folder"
+    )
+    on_error: Literal["error", "skip"] = "error"
+    workers: int = Field(default=1, ge=0, description="decoding processes per rank; 0: decode in the training process")
+    val_share: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the train split carved off by identity for selection"
+    )
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> DataConfig:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: names must be unique, got {names}")
+        return self

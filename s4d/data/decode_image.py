@@ -1,0 +1,44 @@
+"""Still images and folders of frame files through Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from s4d.data.media import Frames, reading
+
+
+def _load_image(path: Path, scale: float) -> NDArray[np.uint8]:
+    with reading(path), Image.open(path) as image:
+        if scale <= 0.5:
+            # A JPEG decodes directly at 1/2, 1/4 or 1/8 size, never below the size asked for.
+            image.draft("RGB", (int(image.width * scale) + 1, int(image.height * scale) + 1))
+        return np.asarray(image.convert("RGB"))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Frames that are image files of their own: a still image is one of them."""
+
+    paths: tuple[Path, ...]
+    size: tuple[int, int]
+
+    @property
+    def frame_count(self) -> int:
+        """Number of files."""
+        return len(self.paths)
+
+    def frames(self, indices: Iterable[int], scale: float = 1.0) -> Frames:
+        """Decoded frames; see `Media.frames`."""
+        return {index: _load_image(self.paths[index], scale) for index in sorted(set(indices))}
+
+
+def open_files(paths: tuple[Path, ...]) -> ImageFiles:
+    """Image files as the frames of one sample; DataError where the first is no image."""
+    with reading(paths[0]), Image.open(paths[0]) as first:
+        return ImageFiles(paths, first.size)
