@@ -69,6 +69,9 @@ class SourceConfig(Section):
     classes: list[str] | None = Field(
         default=None, description="class names in head order; null: the manifest's own order"
     )
+    targets: Literal["labels", "distribution"] = Field(
+        default="labels", description="distribution: train on each sample's shares of votes; metrics keep to its label"
+    )
     sampling: Literal["natural", "balanced", "sqrt"] = "natural"
     rate: float = Field(default=1.0, gt=0, description="share of the dataset that passes in one epoch")
     views: int = Field(
@@ -95,6 +98,10 @@ class DataConfig(Section):
         default="natural", description="order of frame files in a folder"
     )
     on_error: Literal["error", "skip"] = "error"
+    backend: Literal["auto", "pyav", "dali"] = Field(
+        default="auto",
+        description="what decodes media; auto: pyav on a CPU, on a GPU the fastest one on the run's own files",
+    )
     workers: int = Field(default=1, ge=0, description="decoding processes per rank; 0: decode in the training process")
     val_share: float = Field(
         default=0.0, ge=0, lt=1, description="share of the train split carved off by identity for selection"

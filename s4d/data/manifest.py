@@ -14,7 +14,8 @@ class ManifestRow:
 
     `path` is relative to the manifest's `root`; `label` is a class name, never a number; `frame_count` and `fps` are
     None when unknown; `face_box` is (left, top, right, bottom) in pixels; `face_points` are x and y of two eyes, or of
-    eyes, nose and mouth corners (10 numbers); `distribution` gives each class the share of annotators that chose it.
+    eyes, nose and mouth corners (10 numbers); `distribution` gives each class its share of the annotators' votes, or of
+    the time where a clip was annotated in parts.
     """
 
     sample_id: str
@@ -38,5 +39,7 @@ class ManifestRow:
             raise ValueError(f"sample_id and path must not be empty, got {self.sample_id!r} and {self.path!r}")
         if self.face_points is not None and len(self.face_points) not in (4, 10):
             raise ValueError(f"face_points must hold x and y of 2 or 5 points, got {len(self.face_points)} numbers")
+        if self.distribution is not None and any(share < 0 for _, share in self.distribution):
+            raise ValueError(f"distribution: a share is below 0 in {dict(self.distribution)}")
         if self.distribution is not None and not 0.999 < sum(share for _, share in self.distribution) < 1.001:
             raise ValueError(f"distribution: shares must add up to 1, got {dict(self.distribution)}")

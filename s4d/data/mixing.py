@@ -33,9 +33,12 @@ def draw_mix(rng: np.random.Generator, mix: MixConfig, size: int) -> MixDraw:
 
 def soft_targets(labels: NDArray[np.int64], classes: int, smoothing: float) -> NDArray[np.float32]:
     """One-hot rows (m, classes) with `smoothing` spread evenly over all classes."""
-    targets = np.full((len(labels), classes), smoothing / classes)
-    targets[np.arange(len(labels)), labels] += 1 - smoothing
-    return targets.astype(np.float32)
+    return smooth(np.eye(classes)[labels], smoothing)
+
+
+def smooth(shares: NDArray[np.float64], smoothing: float) -> NDArray[np.float32]:
+    """Rows (m, classes) that add up to 1, with the part `smoothing` of each spread evenly over all classes."""
+    return ((1 - smoothing) * shares + smoothing / shares.shape[1]).astype(np.float32)
 
 
 def mix_targets(targets: NDArray[np.float32], lam: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from s4d.data.batch import MODALITIES, HeadTargets, PackedBatch, PixelGroup
 from s4d.data.counter import generator
 from s4d.data.draws import SampleDraw
 from s4d.data.masking import split_tokens
-from s4d.data.mixing import MixDraw, draw_mix, mix_targets, soft_targets
+from s4d.data.mixing import MixDraw, draw_mix, mix_targets, smooth, soft_targets
 from s4d.data.sources import Source
 from s4d.models.sizes import architecture
 
@@ -51,6 +51,11 @@ class Packer:
         self.heads = heads
         self.head_modality = {source.name: source.modality for source in config.data.sources}
         self.model = architecture(config.model, experts=False)
+        self.shares = {
+            source.config.name: {row.sample_id: shares for row, shares in zip(source.rows, source.shares, strict=True)}
+            for source in self.sources
+            if source.shares is not None
+        }
 
     def pack(self, views: Sequence[Sequence[View]], pixels: dict[str, Tensor], step: StepInfo) -> PackedBatch:
         """One batch of the views of each source, in the order of `sources`; `pixels` are those of each modality."""
@@ -143,14 +148,12 @@ class Packer:
     def _targets(
         self, views: Sequence[Sequence[View]], mixes: Sequence[list[MixDraw] | None], training: bool
     ) -> tuple[HeadTargets, ...]:
-        smoothing = self.config.data.mix.label_smoothing if training else 0.0
         rows: dict[str, tuple[int, NDArray[np.float32]]] = {}
         first = 0
         for source, source_views, draws in zip(self.sources, views, mixes, strict=True):
             name = source.config.name
             if name in self.heads and source_views:
-                labels = np.array([view.label for view in source_views], dtype=np.int64)
-                targets = soft_targets(labels, len(self.heads[name]), smoothing)
+                targets = self._unmixed(name, source_views, training)
                 if draws is not None:
                     targets = mix_targets(targets, np.array([draw.lam for draw in draws], dtype=np.float32))
                 rows[name] = (first, targets)
@@ -167,6 +170,17 @@ class Packer:
                 )
             )
         return tuple(heads)
+
+    def _unmixed(self, name: str, views: Sequence[View], training: bool) -> NDArray[np.float32]:
+        """Targets (m, classes) of the views of one source: labels or shares of votes, smoothed; labels in evaluation.
+
+        A substitute for an unreadable sample has its own id, so the shares are its own too.
+        """
+        smoothing = self.config.data.mix.label_smoothing
+        if training and name in self.shares:
+            return smooth(np.array([self.shares[name][view.sample_id] for view in views]), smoothing)
+        labels = np.array([view.label for view in views], dtype=np.int64)
+        return soft_targets(labels, len(self.heads[name]), smoothing if training else 0.0)
 
     def _drop_path(self, views: Sequence[View]) -> Tensor:
         """Keep factors (depth, B): 0 where a block is skipped, else 1 / keep probability, which falls with depth."""

@@ -23,7 +23,10 @@ class EmptySplitError(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One split of a configured source: rows ordered by sample id, their class numbers (-1: none), class names."""
+    """One split of a configured source: rows ordered by sample id, their class numbers (-1: none), class names.
+
+    `shares` has a row per sample in class order, adding up to 1, where `targets: distribution` asks for it, else None.
+    """
 
     config: SourceConfig
     rows: tuple[ManifestRow, ...]
@@ -31,10 +34,13 @@ class Source:
     classes: tuple[str, ...]
     root: Path
     fingerprint: str
+    shares: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.rows):
             raise ValueError(f"labels: expected {len(self.rows)}, got {len(self.labels)}")
+        if self.shares is not None and len(self.shares) != len(self.rows):
+            raise ValueError(f"shares: expected {len(self.rows)}, got {len(self.shares)}")
 
 
 def load_sources(config: Config, split: str = "train") -> tuple[Source, ...]:
@@ -58,6 +64,7 @@ def load_source(config: Config, name: str, split: str) -> Source:
     rows = _select(manifest, source, field, split, config.data.val_share)
     _check_kinds(rows, source, field)
     classes = _class_names(manifest, source, config.task == "finetune")
+    soft = config.task == "finetune" and source.targets == "distribution"
     numbers = {label: number for number, label in enumerate(classes)}
     labels = []
     for row in rows:
@@ -75,7 +82,24 @@ def load_source(config: Config, name: str, split: str) -> Source:
         classes=classes,
         root=manifest.root,
         fingerprint=manifest.fingerprint,
+        shares=_shares(rows, source, classes) if soft else None,
     )
+
+
+def _shares(rows: Sequence[ManifestRow], source: SourceConfig, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+    """Shares of each row in class order; votes for a class that the head lacks are refused, as such a label is."""
+    shares = []
+    for row in rows:
+        where = f"{source.manifest}: sample {row.sample_id!r}: field 'distribution'"
+        if row.distribution is None:
+            raise DataError(f"{where} is empty, but source {source.name} has targets: distribution")
+        votes = dict(row.distribution)
+        stranger = next((name for name, share in votes.items() if share > 0 and name not in classes), None)
+        if stranger is not None:
+            raise DataError(f"{where}: {stranger!r} is not one of the classes {', '.join(classes)}")
+        total = sum(votes.values())
+        shares.append(tuple(votes.get(name, 0.0) / total for name in classes))
+    return tuple(shares)
 
 
 def head_classes(config: Config) -> dict[str, tuple[str, ...]]:
