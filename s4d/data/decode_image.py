@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from s4d.data.media import Frames, reading
+from s4d.data.media_limits import IMAGE_FORMATS, check_image_file, check_image_size
+from s4d.errors import DataError
+
+# Pillow warns from a size on and refuses at its double; the limit here is lower and refuses.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def _opened(path: Path) -> Image.Image:
+    """An image whose header has been read and found to be within the limits."""
+    check_image_file(path)
+    image = Image.open(path, formats=IMAGE_FORMATS)
+    try:
+        check_image_size(path, image.size)
+    except DataError:
+        image.close()
+        raise
+    return image
 
 
 def _load_image(path: Path, scale: float) -> NDArray[np.uint8]:
-    with reading(path), Image.open(path) as image:
+    with reading(path), _opened(path) as image:
         if scale <= 0.5:
             # A JPEG decodes directly at 1/2, 1/4 or 1/8 size, never below the size asked for.
             image.draft("RGB", (int(image.width * scale) + 1, int(image.height * scale) + 1))
@@ -40,5 +58,5 @@ class ImageFiles:
 
 def open_files(paths: tuple[Path, ...]) -> ImageFiles:
     """Image files as the frames of one sample; DataError where the first is no image."""
-    with reading(paths[0]), Image.open(paths[0]) as first:
+    with reading(paths[0]), _opened(paths[0]) as first:
         return ImageFiles(paths, first.size)

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from s4d.data.media import Frames, Media, reading
+from s4d.data.media_limits import MAX_FRAME_PIXELS, check_frames, check_video, video_input
 from s4d.errors import DataError
+
+# A stream may change its size on the way.
+DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,10 @@ class VideoFile:
         first, last = min(wanted), max(wanted)
         found: Frames = {}
         convert = VideoReformatter()
-        with reading(self.path), av.open(str(self.path)) as container:
+        with reading(self.path), _opened(self.path) as container:
             stream = container.streams.video[0]
             stream.thread_count = 1
+            stream.codec_context.options = DECODER_OPTIONS
             start = max((time for time in self.keyframes if time <= first), default=None)
             if start is not None and start > self.times[0]:
                 container.seek(start, stream=stream)
@@ -66,7 +72,8 @@ class UntimedVideo:
         wanted = set(indices)
         found: Frames = {}
         convert = VideoReformatter()
-        with reading(self.path), av.open(str(self.path)) as container:
+        with reading(self.path), _opened(self.path) as container:
+            container.streams.video[0].codec_context.options = DECODER_OPTIONS
             for index, frame in enumerate(container.decode(video=0)):
                 if index in wanted:
                     found[index] = _rgb(convert, frame)
@@ -81,15 +88,45 @@ def _rgb(convert: VideoReformatter, frame: av.VideoFrame) -> NDArray[np.uint8]:
     return rgb
 
 
-@lru_cache(maxsize=1024)
-def open_video(path: Path) -> Media:
-    """List the packets of a video file; DataError where it holds no video or ends before its header says."""
-    with reading(path), av.open(str(path)) as container:
+def _opened(path: Path) -> InputContainer:
+    """A container of an allowed kind, whose first video stream is within the limits as far as headers tell."""
+    file, container_format, options = video_input(path)
+    container = av.open(file, format=container_format, options=options)
+    try:
         if not container.streams.video:
             raise DataError(f"{path}: holds no video stream")
         stream = container.streams.video[0]
+        context = stream.codec_context
+        check_video(
+            path,
+            codec=context.name,
+            size=(context.width, context.height),
+            frames=stream.frames,
+            seconds=(container.duration or 0) / av.time_base,
+        )
+    except BaseException:
+        container.close()
+        raise
+    return container
+
+
+def _packets(path: Path, container: InputContainer) -> list[av.Packet]:
+    """The packets of the first video stream that hold something."""
+    packets = []
+    for packet in container.demux(container.streams.video[0]):
+        if packet.size:
+            packets.append(packet)
+            check_frames(path, len(packets))
+    return packets
+
+
+@lru_cache(maxsize=1024)
+def open_video(path: Path) -> Media:
+    """List the packets of a video file; DataError where it holds no video or ends before its header says."""
+    with reading(path), _opened(path) as container:
+        stream = container.streams.video[0]
         size = (stream.codec_context.width, stream.codec_context.height)
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        packets = _packets(path, container)
         if not packets:
             raise DataError(f"{path}: cannot decode: holds no frames")
         if len(packets) < stream.frames:
@@ -99,5 +136,6 @@ def open_video(path: Path) -> Media:
         if len(times) == len(shown):
             keyframes = tuple(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
             return VideoFile(path, size, tuple(sorted(times)), keyframes)
-    with reading(path), av.open(str(path)) as container:
+    with reading(path), _opened(path) as container:
+        container.streams.video[0].codec_context.options = DECODER_OPTIONS
         return UntimedVideo(path, size, sum(1 for _ in container.decode(video=0)))

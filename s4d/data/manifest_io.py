@@ -22,6 +22,7 @@ from typing import Any
 from s4d.atomic_files import write_atomically
 from s4d.data.manifest import ManifestRow
 from s4d.data.media_check import find_damaged
+from s4d.data.media_limits import refuse_outside
 from s4d.errors import DataError, UsageError
 
 COLUMNS = tuple(field.name for field in fields(ManifestRow))
@@ -112,13 +113,25 @@ def _read(path: Path, modified: int, size: int) -> Manifest:
 
 
 def prepare_manifest(
-    dataset: str, root: Path | str, out: Path | str, fold: int | None = None, *, skip_damaged: bool = False
+    dataset: str,
+    root: Path | str,
+    out: Path | str,
+    fold: int | None = None,
+    *,
+    labels: str | None = None,
+    media: str | None = None,
+    skip_damaged: bool = False,
 ) -> Manifest:
     """Read a dataset's own files under `root` and write one manifest to `out`; an unknown name is a UsageError.
 
-    Empty or cut media are a DataError, or with `skip_damaged` left out and listed in the result.
+    `labels` names a public order of the classes (labels.ORDERS), `media` the folder of the media below `root` where a
+    dataset exists in several forms. Empty or cut media are a DataError, or with `skip_damaged` left out and listed in
+    the result.
     """
     from s4d.datasets import CLASS_NAMES, DATASETS
+    from s4d.datasets.labels import order_of
+    from s4d.datasets.listing import check_name
+    from s4d.datasets.request import Request
 
     if dataset not in DATASETS:
         close = difflib.get_close_matches(dataset, DATASETS, n=1)
@@ -128,20 +141,23 @@ def prepare_manifest(
     root = Path(root)
     if not root.exists():
         raise DataError(f"{root}: no such folder")
+    base = (root if root.is_dir() else root.parent).resolve()
+    check_name(str(base), "the dataset's folder")
+    order = order_of(dataset, labels, "--labels") if labels is not None else CLASS_NAMES[dataset]
     module, _, function = DATASETS[dataset].rpartition(".")
-    rows = tuple(getattr(importlib.import_module(module), function)(root, fold=fold))
-    base = root if root.is_dir() else root.parent
-    damaged = find_damaged(rows, base)
+    request = Request(fold=fold, order=order, media=media)
+    rows = tuple(getattr(importlib.import_module(module), function)(root, request))
+    damaged = find_damaged(rows, root if root.is_dir() else root.parent)
     if damaged and not skip_damaged:
         first = next(iter(damaged.values()))
         raise DataError(f"{first} ({len(damaged)} damaged in all; --on-error skip leaves such media out)")
     rows = tuple(row for row in rows if row.path not in damaged)
     if not rows:
         raise DataError(f"{root}: no samples found for dataset {dataset}")
-    classes = CLASS_NAMES[dataset] or tuple(sorted({row.label for row in rows if row.label is not None}))
+    classes = order or tuple(sorted({row.label for row in rows if row.label is not None}))
     manifest = Manifest(
         rows=rows,
-        root=base.resolve(),
+        root=base,
         dataset=dataset,
         classes=classes,
         fingerprint=fingerprint(rows, classes),
@@ -226,6 +242,7 @@ def _row(path: Path, number: int, record: dict[str, Any], dataset: str) -> Manif
     for name in ("path", "split", "kind"):
         if not values[name]:
             raise DataError(f"{path}: row {number}: field {name!r} is empty")
+    refuse_outside(values["path"], f"{path}: row {number}")
     for name, convert in CONVERT.items():
         cell = values.get(name)
         if cell is not None:

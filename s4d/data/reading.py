@@ -13,6 +13,7 @@ from s4d.config import Config
 from s4d.data.draw_sample import DrawKey, ViewSpec, train_draw
 from s4d.data.draws import SampleDraw
 from s4d.data.media import Media, open_media
+from s4d.data.media_limits import media_path
 from s4d.data.packing import View
 from s4d.data.plan import PlannedView, SamplePlan
 from s4d.data.sources import Source
@@ -53,7 +54,8 @@ def read_views(
     Every wanted frame is decoded once. DataError names the file.
     """
     sample = source.rows[row]
-    media = open_media(source.root / sample.path, sample.kind, order)
+    origin = f"{source.config.manifest}: sample {sample.sample_id!r}"
+    media = open_media(media_path(source.root, sample.path, origin), sample.kind, order)
     draws = draw(media)
     wanted = {index for item in draws for index in item.frame_indices}
     scale = max(needed_scale(item, media.size, out.shape[2]) for item in draws)
