@@ -43,14 +43,24 @@ def prepare(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset's layout.", show_default=False)],
     root: Annotated[Path, typer.Argument(help="Folder that holds the dataset.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Manifest to write (.parquet or .csv).", show_default=False)],
+    *,
     fold: Annotated[int | None, typer.Option(min=1, help="Only this fold; all folds when left out.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Public order of the classes: s4d, mae-dfer or dfer-clip.", show_default="s4d")
+    ] = None,
+    media: Annotated[
+        str | None,
+        typer.Option(help="Folder of the media below ROOT, where there are several forms.", show_default=False),
+    ] = None,
     on_error: Annotated[OnError, typer.Option(help="Empty or cut media: stop, or leave them out.")] = OnError.error,
     as_json: AsJson = False,
 ) -> None:
     """Write the manifest of a dataset: one row per sample, class names instead of numbers."""
     from s4d.data.manifest_io import prepare_manifest
 
-    manifest = prepare_manifest(dataset, root, out, fold=fold, skip_damaged=on_error is OnError.skip)
+    manifest = prepare_manifest(
+        dataset, root, out, fold, labels=labels, media=media, skip_damaged=on_error is OnError.skip
+    )
     for problem in manifest.left_out:
         typer.echo(f"left out: {problem}", err=True)
     splits = Counter(row.split for row in manifest.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# name -> `prepare(root: Path, *, fold: int | None) -> list[ManifestRow]`
+# name -> `prepare(root: Path, request: Request) -> list[ManifestRow]`
 DATASETS: dict[str, str] = {
     "affectnet": "s4d.datasets.affectnet.prepare",
     "dfew": "s4d.datasets.dfew.prepare",
@@ -14,6 +14,20 @@ DATASETS: dict[str, str] = {
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "affectnet": ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"),
     "dfew": ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear"),
+    "ferv39k": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
     "folder": (),
+    "mafw": (
+        "anger",
+        "anxiety",
+        "contempt",
+        "disappointment",
+        "disgust",
+        "fear",
+        "happiness",
+        "helplessness",
+        "neutral",
+        "sadness",
+        "surprise",
+    ),
     "voxceleb2": (),
 }

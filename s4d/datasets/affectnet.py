@@ -6,16 +6,17 @@ from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
 from s4d.datasets import CLASS_NAMES
-from s4d.datasets.listing import read_identities, read_lines, refuse_fold, refuse_missing
+from s4d.datasets.listing import read_identities, read_lines, refuse_missing
+from s4d.datasets.request import Request
 from s4d.errors import DataError
 
 LISTS = {"train": "train_affectnet7*.txt", "test": "test_*.txt"}
 MEDIA = ("", "Manually_Annotated_Images")
 
 
-def prepare(root: Path, *, fold: int | None) -> list[ManifestRow]:
+def prepare(root: Path, request: Request) -> list[ManifestRow]:
     """One row per line of the lists under `root`; DataError names list, line and what is wrong with it."""
-    refuse_fold("affectnet", fold)
+    request.refuse("affectnet", "fold", "media")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     identities = read_identities(root)
@@ -33,6 +34,7 @@ def prepare(root: Path, *, fold: int | None) -> list[ManifestRow]:
 def _read_list(path: Path, root: Path, split: str, identities: dict[str, str]) -> list[ManifestRow]:
     names = CLASS_NAMES["affectnet"]
     entries: dict[str, str] = {}
+    lines: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -44,11 +46,12 @@ def _read_list(path: Path, root: Path, split: str, identities: dict[str, str]) -
         if name in entries:
             raise DataError(f"{path}: line {number}: {name!r} is listed twice")
         entries[name] = names[int(label)]
+        lines[name] = number
     if not entries:
         raise DataError(f"{path}: holds no rows")
     media = next((folder for folder in MEDIA if (root / folder / next(iter(entries))).is_file()), MEDIA[0])
     paths = {name: f"{media}/{name}" if media else name for name in entries}
-    missing = [name for name in entries if not (root / paths[name]).is_file()]
+    missing = [(lines[name], name) for name in entries if not (root / paths[name]).is_file()]
     refuse_missing(path, missing, len(entries))
     return [
         ManifestRow(

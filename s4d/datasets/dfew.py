@@ -1,68 +1,82 @@
-"""DFEW: folders of frames and five folds of csv files, in the original form and in the one the S4D release ships.
+"""DFEW: clips as videos or folders of frames, five folds of csv files, in the original form and in the released one.
 
-The original files count classes from 1, the shipped ones from 0, both in the same order; which one a tree uses follows
-from the values and is logged.
+The original files count classes from 1, those of the S4D release from 0, both in the same order; which one a tree uses
+follows from the values and is logged.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
-from s4d.data.media import list_frames
 from s4d.datasets import CLASS_NAMES
-from s4d.datasets.listing import folder_among, read_identities, read_table, refuse_missing
+from s4d.datasets.listing import (
+    Entry,
+    LabelFile,
+    folder_among,
+    inner_path,
+    place,
+    read_identities,
+    read_table,
+    refuse_empty,
+    refuse_missing,
+    refuse_overlap,
+    refuse_repeats,
+)
+from s4d.datasets.request import Request
+from s4d.datasets.tree import Clip, MediaFolder, media_folder
 from s4d.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
 
-MEDIA = ("Clip/jpg_256", "jpg_256")
+MEDIA = (
+    "Clip/jpg_256",
+    "jpg_256",
+    "Clip/clip_224x224",
+    "Clip/clip_224x224_16f",
+    "Clip/clip_224x224_avi",
+    "Clip/original",
+)
 LABELS = ("EmoLabel_DataSplit", ".")
 FILE_NAME = re.compile(r"(?:(?:train|test)_)?set_(\d+)\.csv")
+FIELD = "video_name"
 
 
-@dataclass(frozen=True, slots=True)
-class _LabelFile:
-    """One csv file of one fold: video name and class number of each row, with the line it stands in."""
-
-    path: Path
-    split: str
-    fold: int
-    rows: tuple[tuple[int, str, int], ...]
-
-
-def prepare(root: Path, *, fold: int | None) -> list[ManifestRow]:
-    """One row per clip and fold, all folds when `fold` is None; DataError names file, line and field."""
-    media = folder_among(root, MEDIA, "folder of frame folders")
-    files = _label_files(root, fold)
+def prepare(root: Path, request: Request) -> list[ManifestRow]:
+    """One row per clip and fold, all folds when none is asked for; DataError names file, line and field."""
+    base = media_folder(root, MEDIA, request.media, "folder of clips")
+    files = _label_files(root, request.fold)
     first = _first_label(files)
     logger.info("%s: labels count from %d", files[0].path.parent, first)
-    folders = {_clip_key(entry.name): entry for entry in sorted(media.iterdir()) if entry.is_dir()}
+    media = MediaFolder(base)
+    names = {_clip_key(stem): name for stem, name in media.clip_names().items()}
     identities = read_identities(root)
-    counts: dict[str, int] = {}
+    clips: dict[str, Clip] = {}
     rows: list[ManifestRow] = []
     for file in files:
-        missing = [name for _, name, _ in file.rows if _clip_key(name) not in folders]
-        refuse_missing(file.path, missing, len(file.rows))
-        for _, name, label in file.rows:
-            folder = folders[_clip_key(name)]
-            if folder.name not in counts:
-                counts[folder.name] = len(list_frames(folder))
-            path = folder.relative_to(root).as_posix()
+        missing = [(entry.line, entry.name) for entry in file.entries if _clip_key(entry.name) not in names]
+        refuse_missing(file.path, missing, len(file.entries), FIELD)
+        for entry in file.entries:
+            key = _clip_key(entry.name)
+            clip = clips.get(key) or media.clip(names[key])
+            if clip is None:
+                raise DataError(f"{place(file.path, entry.line, FIELD)}: {entry.name!r} is no video or frame folder")
+            clips[key] = clip
+            sample = clip.path if clip.kind == "frames" else Path(clip.path).stem
+            path = (base / clip.path).relative_to(root).as_posix()
             rows.append(
                 ManifestRow(
-                    sample_id=folder.name,
+                    sample_id=sample,
                     path=path,
-                    kind="frames",
+                    kind=clip.kind,
                     dataset="dfew",
                     split=file.split,
-                    label=CLASS_NAMES["dfew"][label - first],
+                    label=CLASS_NAMES["dfew"][int(entry.label) - first],
                     fold=file.fold,
-                    identity=identities.get(folder.name, identities.get(path)),
-                    frame_count=counts[folder.name],
+                    identity=identities.get(sample, identities.get(path)),
+                    frame_count=clip.frame_count,
                 )
             )
     return rows
@@ -70,10 +84,10 @@ def prepare(root: Path, *, fold: int | None) -> list[ManifestRow]:
 
 def _clip_key(name: str) -> str:
     """Ids name a clip with or without leading zeros."""
-    return str(int(name)) if name.isdecimal() else name
+    return str(int(name)) if name.isascii() and name.isdecimal() else name
 
 
-def _label_files(root: Path, fold: int | None) -> list[_LabelFile]:
+def _label_files(root: Path, fold: int | None) -> list[LabelFile]:
     splits = {
         split: folder_among(root, [f"{base}/{split}(single-labeled)" for base in LABELS], f"label folder for {split}")
         for split in ("train", "test")
@@ -97,39 +111,32 @@ def _label_files(root: Path, fold: int | None) -> list[_LabelFile]:
         for split, folder in splits.items():
             if (number, split) not in found:
                 raise DataError(f"{folder}: no label file for fold {number}")
-            files.append(_LabelFile(found[number, split], split, number, _read_file(found[number, split])))
-        _refuse_overlap(files[-2], files[-1])
+            files.append(_read_file(found[number, split], split, number))
+        refuse_overlap(files[-2], files[-1], _clip_key)
     return files
 
 
-def _read_file(path: Path) -> tuple[tuple[int, str, int], ...]:
-    rows: list[tuple[int, str, int]] = []
-    seen: set[str] = set()
-    for number, row in read_table(path, required=("video_name", "label")):
-        name, label = row["video_name"], row["label"]
-        if not label.isdecimal() or int(label) > len(CLASS_NAMES["dfew"]):
-            raise DataError(f"{path}: line {number}: field 'label': unknown label {label!r}, expected 0 to 6 or 1 to 7")
-        if _clip_key(name) in seen:
-            raise DataError(f"{path}: line {number}: field 'video_name': {name!r} is listed twice")
-        seen.add(_clip_key(name))
-        rows.append((number, name, int(label)))
-    if not rows:
-        raise DataError(f"{path}: holds no rows")
-    return tuple(rows)
+def _read_file(path: Path, split: str, fold: int) -> LabelFile:
+    """The rows with their numbers as labels; what they count from shows over all files."""
+    names = CLASS_NAMES["dfew"]
+    entries = []
+    for line, row in read_table(path, required=(FIELD, "label")):
+        label = row["label"]
+        if not (label.isascii() and label.isdecimal()) or int(label) > len(names):
+            where = place(path, line, "label")
+            raise DataError(f"{where}: unknown label {label!r}, expected 0 to 6 or 1 to 7")
+        entries.append(Entry(line, inner_path(row[FIELD], place(path, line, FIELD)), label))
+    refuse_empty(path, entries)
+    file = LabelFile(path=path, split=split, entries=tuple(entries), fold=fold, field=FIELD)
+    refuse_repeats(file, _clip_key)
+    return file
 
 
-def _refuse_overlap(train: _LabelFile, test: _LabelFile) -> None:
-    names = {_clip_key(name) for _, name, _ in train.rows}
-    for number, name, _ in test.rows:
-        if _clip_key(name) in names:
-            raise DataError(f"{test.path}: line {number}: field 'video_name': {name!r} is in the train part too")
-
-
-def _first_label(files: list[_LabelFile]) -> int:
+def _first_label(files: list[LabelFile]) -> int:
     """Number of the first class, 0 or 1, from the range of all values."""
     last = len(CLASS_NAMES["dfew"])
-    zero = next((file.path for file in files if any(label == 0 for _, _, label in file.rows)), None)
-    seven = next((file.path for file in files if any(label == last for _, _, label in file.rows)), None)
+    zero = next((file.path for file in files if any(int(entry.label) == 0 for entry in file.entries)), None)
+    seven = next((file.path for file in files if any(int(entry.label) == last for entry in file.entries)), None)
     if zero and seven:
         raise DataError(f"{zero}: labels count from 0, but those of {seven} from 1")
     if not zero and not seven:

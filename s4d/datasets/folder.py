@@ -7,96 +7,100 @@ has the columns path and label and optionally split and identity; an empty label
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from s4d.data.manifest import Kind, ManifestRow
-from s4d.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
-from s4d.datasets.listing import read_identities, read_table, refuse_fold, refuse_missing
+from s4d.data.manifest import ManifestRow
+from s4d.data.media import natural_key
+from s4d.datasets.listing import inner_path, place, read_identities, read_table, refuse_empty, refuse_missing
+from s4d.datasets.request import Request
+from s4d.datasets.tree import Clip, MediaFolder
 from s4d.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 TABLE = "labels.csv"
 
 
-def prepare(root: Path, *, fold: int | None) -> list[ManifestRow]:
+def prepare(root: Path, request: Request) -> list[ManifestRow]:
     """One row per image, video or frame folder; DataError names what is missing or doubled."""
-    refuse_fold("folder", fold)
+    request.refuse("folder", "fold", "media")
     if root.is_file():
         return _from_table(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     if (root / TABLE).is_file():
         return _from_table(root / TABLE)
+    media = MediaFolder(root)
     identities = read_identities(root)
-    splits = [split for split in SPLITS if (root / split).is_dir()]
+    splits = [split for split in SPLITS if media.what(split) == "folder"]
     rows = [
-        _row(path, kind, root, label=label, split=split, identity=identities.get(path.relative_to(root).as_posix()))
-        for split, base in ([(split, root / split) for split in splits] or [("train", root)])
-        for path, kind, label in _media(base)
+        _row(clip, label=label, split=split, identity=identities.get(clip.path))
+        for split, base in ([(split, split) for split in splits] or [("train", "")])
+        for clip, label in _clips(media, base)
     ]
     if not rows:
         raise DataError(f"{root}: no images or videos; expected <class>/<image, video or folder of frames> below it")
     return rows
 
 
-def _media(base: Path) -> Iterator[tuple[Path, Kind, str | None]]:
-    for entry in _entries(base):
-        kind = _kind(entry)
-        if kind in ("image", "video"):
-            yield entry, kind, None
-        elif entry.is_dir():
-            for item in _entries(entry):
-                inner = _kind(item)
-                if inner is not None:
-                    yield item, inner, entry.name
+def _clips(media: MediaFolder, base: str) -> Iterator[tuple[Clip, str | None]]:
+    """What lies in `base` itself, without label, and in its class folders; empty folders are named in the log."""
+    empty = []
+    for path in _paths(media, base):
+        if media.what(path) == "file":
+            clip = media.clip(path)
+            if clip is not None:
+                yield clip, None
+            continue
+        for item in _paths(media, path):
+            if media.what(item) == "folder" and not media.frame_count(item):
+                empty.append(item)
+                continue
+            clip = media.clip(item)
+            if clip is not None:
+                yield clip, path.rpartition("/")[2]
+    if empty:
+        logger.warning("%s: %d folders hold no images, %s first", media.base, len(empty), empty[0])
 
 
-def _entries(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: natural_key(path.name))
+def _paths(media: MediaFolder, folder: str) -> list[str]:
+    names = sorted(media.entries(folder), key=natural_key)
+    return [f"{folder}/{name}" if folder else name for name in names]
 
 
-def _kind(path: Path) -> Kind | None:
-    if path.is_dir():
-        return "frames" if any(item.suffix.lower() in IMAGE_SUFFIXES for item in path.iterdir()) else None
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return "image"
-    return "video" if suffix in VIDEO_SUFFIXES else None
-
-
-def _row(path: Path, kind: Kind, root: Path, *, label: str | None, split: str, identity: str | None) -> ManifestRow:
-    inside = path.relative_to(root).as_posix()
+def _row(clip: Clip, *, label: str | None, split: str, identity: str | None) -> ManifestRow:
     return ManifestRow(
-        sample_id=inside, path=inside, kind=kind, dataset="folder", split=split, label=label, identity=identity
+        sample_id=clip.path,
+        path=clip.path,
+        kind=clip.kind,
+        dataset="folder",
+        split=split,
+        label=label,
+        identity=identity,
+        frame_count=clip.frame_count,
     )
 
 
 def _from_table(table: Path) -> list[ManifestRow]:
-    root = table.parent
     lines = read_table(table, required=("path", "label"), optional=("split", "identity"))
-    refuse_missing(table, [row["path"] for _, row in lines if not (root / row["path"]).exists()], len(lines))
+    refuse_empty(table, lines)
+    media = MediaFolder(table.parent)
+    paths = [inner_path(row["path"], place(table, number, "path")) for number, row in lines]
+    missing = [(number, path) for (number, _), path in zip(lines, paths, strict=True) if media.what(path) is None]
+    refuse_missing(table, missing, len(lines))
     rows = []
     seen: set[str] = set()
-    for number, row in lines:
-        path = root / row["path"]
-        kind = _kind(path)
-        if kind is None:
-            raise DataError(f"{table}: line {number}: field 'path': {row['path']!r} is no image, video or frame folder")
-        if row["path"] in seen:
-            raise DataError(f"{table}: line {number}: field 'path': {row['path']!r} is listed twice")
-        seen.add(row["path"])
-        rows.append(
-            ManifestRow(
-                sample_id=row["path"],
-                path=row["path"],
-                kind=kind,
-                dataset="folder",
-                split=row.get("split") or "train",
-                label=row["label"] or None,
-                identity=row.get("identity") or None,
-            )
-        )
-    if not rows:
-        raise DataError(f"{table}: holds no rows")
+    for (number, row), path in zip(lines, paths, strict=True):
+        where = place(table, number, "path")
+        clip = media.clip(path)
+        if clip is None:
+            raise DataError(f"{where}: {path!r} is no image, video or frame folder")
+        if path in seen:
+            raise DataError(f"{where}: {path!r} is listed twice")
+        seen.add(path)
+        identity = row.get("identity") or None
+        rows.append(_row(clip, label=row["label"] or None, split=row.get("split") or "train", identity=identity))
     return rows

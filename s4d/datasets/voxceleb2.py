@@ -6,31 +6,38 @@ from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
 from s4d.data.media import VIDEO_SUFFIXES
-from s4d.datasets.listing import refuse_fold
+from s4d.datasets.request import Request
+from s4d.datasets.tree import MediaFolder
 from s4d.errors import DataError
 
 SPLITS = {"dev": "train", "test": "test"}
 
 
-def prepare(root: Path, *, fold: int | None) -> list[ManifestRow]:
+def prepare(root: Path, request: Request) -> list[ManifestRow]:
     """One row per clip; `dev` becomes the train split. DataError for a tree without clips."""
-    refuse_fold("voxceleb2", fold)
+    request.refuse("voxceleb2", "fold", "media")
     rows = []
     for folder, split in SPLITS.items():
-        base = root / folder / "mp4"
-        for path in sorted(base.glob("id*/*/*")):
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                inside = path.relative_to(base)
-                rows.append(
-                    ManifestRow(
-                        sample_id=inside.with_suffix("").as_posix(),
-                        path=path.relative_to(root).as_posix(),
-                        kind="video",
-                        dataset="voxceleb2",
-                        split=split,
-                        identity=inside.parts[0],
+        base = f"{folder}/mp4"
+        if not (root / base).is_dir():
+            continue
+        media = MediaFolder(root / base)
+        for identity in media.subfolders():
+            for video in media.subfolders(identity):
+                inside = f"{identity}/{video}"
+                for name in media.files(VIDEO_SUFFIXES, inside):
+                    rows.append(
+                        ManifestRow(
+                            sample_id=f"{inside}/{Path(name).stem}",
+                            path=f"{base}/{inside}/{name}",
+                            kind="video",
+                            dataset="voxceleb2",
+                            split=split,
+                            identity=identity,
+                        )
                     )
-                )
+                media.forget(inside)
+            media.forget(identity)
     if not rows:
         raise DataError(f"{root}: no clips; expected dev/mp4/idNNNNN/<video>/NNNNN.mp4 below it")
     return rows

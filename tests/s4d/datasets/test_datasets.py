@@ -253,7 +253,7 @@ def test_wrong_label_files_are_named(
     [
         ("affectnet", lambda root: (root / "test_affectnet7.txt").unlink(), "no list test_*.txt"),
         ("affectnet", lambda root: put_text(root / "test_b.txt", ""), "2 lists fit test_*.txt"),
-        ("dfew", lambda root: (root / "Clip").rename(root / "Clips"), "no folder of frame folders"),
+        ("dfew", lambda root: (root / "Clip").rename(root / "Clips"), "no folder of clips (looked for"),
         ("dfew", lambda root: (root / TEST1).unlink(), "no label file for fold 1"),
         ("dfew", lambda root: (root / "EmoLabel_DataSplit").rename(root / "x"), "no label folder for train"),
         ("dfew", lambda root: put_text(root / TRAIN1.replace("train_s", "s"), ""), "fold 1 is also in"),
