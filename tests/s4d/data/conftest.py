@@ -151,3 +151,8 @@ def write_clip() -> Callable[..., Path]:
 @pytest.fixture
 def numbered_frame() -> Callable[[int], np.ndarray]:
     return frame_number
+
+
+@pytest.fixture
+def picture_of() -> Callable[..., np.ndarray]:
+    return picture
