@@ -18,7 +18,8 @@ class Probe:
     `header_frames` were announced. `width` and `height` are pixels, `fps` frames a second, `duration` seconds.
     `hashes` are perceptual hashes of frames spread over the clip, `cuts` the first frames of new shots, `luma` the mean
     brightness (0 to 255). `order_differs`: sorting the frame files as text gives another order than counting;
-    `missing_numbers`: gaps in their numbering; `suffixes`: kinds of image file in the folder.
+    `missing_numbers`: gaps in their numbering; `suffixes`: kinds of image file in the folder; `sizes`: number of
+    different picture sizes among the frames.
     """
 
     path: str
@@ -44,13 +45,14 @@ class Probe:
     order_differs: bool = False
     missing_numbers: int = 0
     suffixes: tuple[str, ...] = ()
+    sizes: int = 0
 
     def to_line(self) -> str:
         """One line of JSON, its newline included."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False) + "\n"
 
     @classmethod
-    def from_line(cls, line: str) -> Probe:
+    def from_line(cls, line: str | bytes) -> Probe:
         """Read a line back; ValueError where it is not one of ours."""
         values: Any = json.loads(line)
         if not isinstance(values, dict) or set(values) != FIELDS:
