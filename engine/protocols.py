@@ -1,7 +1,7 @@
 """What the engine assumes about tasks, batches and configuration; `s4d` satisfies these without importing them.
 
 `engine/train.py` builds them with `s4d.tasks.build_task(config, rank=, world_size=, device=)` and
-`s4d.data.loader.build_batches(config, rank=, world_size=)`.
+`s4d.data.loader.build_batches(config, rank, world_size, device)`.
 """
 
 from __future__ import annotations

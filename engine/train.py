@@ -34,8 +34,13 @@ def train(arguments: list[str]) -> int:
     folder = RunFolder(Path(config.run_dir))
     with runtime.together("start-up"), blamed_on(options.config, options.overrides):
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
-        batches = build_batches(config, rank=runtime.rank, world_size=runtime.world_size)
+        batches = build_batches(config, runtime.rank, runtime.world_size, runtime.device)
         source = None if options.fresh else folder.source(options.resume, config.engine.save_every)
+
+    def replay(stored: dict[str, str]) -> None:
+        backends.pin(stored)
+        batches.replay(stored)
+
     # Nothing is written or removed before all ranks know that the run can start.
     with runtime.together("taking the run folder"):
         if runtime.rank == 0:
@@ -52,7 +57,7 @@ def train(arguments: list[str]) -> int:
             stop=stop,
             folder=folder,
             source=source,
-            choices=Choices(read=backends.chosen, replay=backends.pin),
+            choices=Choices(read=lambda: backends.chosen() | batches.choices(), replay=replay),
             save_config=partial(save, config),
         )
     except BaseException:

@@ -4,73 +4,34 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
-import numpy as np
-from torch import Tensor
+import torch
 
 from s4d.config import Config
+from s4d.data.backends import FIELD, choose, require
 from s4d.data.batch import MODALITIES, PackedBatch
-from s4d.data.buffers import pixel_buffer
-from s4d.data.packing import Packer, StepInfo, View
-from s4d.data.plan import PlannedView, SamplePlan, build_plan
-from s4d.data.reading import Skipped, TrainReader
-from s4d.data.sources import head_classes
+from s4d.data.micro_batches import Built, MicroBatches
+from s4d.data.plan import SamplePlan, build_plan
+from s4d.data.reading import Skipped
+from s4d.data.trial import refusal
 from s4d.data.workers import in_order
+from s4d.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-Built = tuple[PackedBatch, tuple[Skipped, ...]]
-
-
-class MicroBatches:
-    """Micro batch number step * accumulation + micro of one rank; holds no state, so any process can build any one."""
-
-    def __init__(self, config: Config, plan: SamplePlan, rank: int) -> None:
-        self.plan = plan
-        self.rank = rank
-        self.reader = TrainReader(config, plan)
-        self.packer = Packer(config, plan.sources, head_classes(config))
-
-    def __getitem__(self, index: int) -> Built:
-        """The packed batch, and the files that could not be read for it."""
-        step, micro = divmod(index, self.plan.accumulation)
-        planned = [
-            self.plan.micro_views(step, source, rank=self.rank, micro=micro) for source in range(len(self.plan.sources))
-        ]
-        pixels = self._buffers(planned)
-        room = {modality: tensor.numpy() for modality, tensor in pixels.items()}
-        views, skipped = [], []
-        for source, wanted in zip(self.plan.sources, planned, strict=True):
-            read: list[View] = []
-            if wanted:
-                modality = source.config.modality
-                out, room[modality] = np.split(room[modality], [len(wanted)])
-                read, bad = self.reader.read(wanted, out)
-                skipped.extend(bad)
-            views.append(read)
-        info = StepInfo(
-            step=step, epoch=self.plan.epoch(step), step_samples=self.plan.step_samples(step), training=True
-        )
-        return self.packer.pack(views, pixels, info), tuple(skipped)
-
-    def _buffers(self, planned: Sequence[Sequence[PlannedView]]) -> dict[str, Tensor]:
-        """Room for the pixels of each modality in the micro batch."""
-        counts: dict[str, int] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for source, spec, wanted in zip(self.plan.sources, self.reader.specs, planned, strict=True):
-            if wanted:
-                counts[source.config.modality] = counts.get(source.config.modality, 0) + len(wanted)
-                shapes[source.config.modality] = spec.shape
-        return {modality: pixel_buffer((count, *shapes[modality])) for modality, count in counts.items()}
+CPU = torch.device("cpu")
 
 
 class TrainBatches:
     """The step sequence of one rank; see `engine.protocols.Batches`."""
 
-    def __init__(self, config: Config, plan: SamplePlan, rank: int) -> None:
+    def __init__(self, config: Config, plan: SamplePlan, rank: int, device: torch.device = CPU) -> None:
+        self.config = config
         self.plan = plan
-        self._micro_batches = MicroBatches(config, plan, rank)
+        self.rank = rank
+        self.device = device
+        self._backend: str | None = None
         self._workers = config.data.workers
         self._stream: Generator[list[PackedBatch], None, None] | None = None
         self._skipped = {f"data/skipped/{modality}": 0 for modality in MODALITIES if modality in plan.modality_steps}
@@ -93,6 +54,18 @@ class TrainBatches:
         self._stream = self._steps(start)
         return self._stream
 
+    def choices(self) -> dict[str, str]:
+        """What was chosen automatically, so that a continued run decodes as the first one did."""
+        return {FIELD: self._backend} if self._backend and self.config.data.backend == "auto" else {}
+
+    def replay(self, choices: Mapping[str, str]) -> None:
+        """Keep to stored choices; UsageError where the backend of then cannot be used now."""
+        if self.config.data.backend == "auto" and FIELD in choices:
+            reason = refusal(choices[FIELD])
+            if reason:
+                raise UsageError(f"{FIELD}: the run so far was decoded by {choices[FIELD]}: {reason}")
+            self._backend = choices[FIELD]
+
     def counters(self) -> dict[str, int]:
         """Unreadable samples met so far in the steps handed out, by modality."""
         return dict(self._skipped)
@@ -108,7 +81,7 @@ class TrainBatches:
     def _steps(self, start: int) -> Generator[list[PackedBatch], None, None]:
         accumulation = self.plan.accumulation
         indices = range(start * accumulation, self.total_steps * accumulation)
-        stream = in_order(self._micro_batches, indices, self._workers)
+        stream = self._stream_of(indices)
         for _ in range(start, self.total_steps):
             batches = []
             for _ in range(accumulation):
@@ -116,6 +89,20 @@ class TrainBatches:
                 self._note(skipped)
                 batches.append(batch)
             yield batches
+
+    def _stream_of(self, indices: Sequence[int]) -> Generator[Built, None, None]:
+        """Micro batches in order, decoded as the backend has it: in the worker processes, or by the GPU behind them."""
+        if self._backend is None:
+            self._backend = choose(self.config, self.plan, self.rank, self.device)
+        if self._backend == "pyav":
+            return in_order(MicroBatches(self.config, self.plan, self.rank), indices, self._workers)
+        from s4d.data.dali.drafts import Drafts
+        from s4d.data.dali.finish import DaliMicroBatches, Finisher, finished
+
+        if self.device.type == "cpu":
+            return in_order(DaliMicroBatches(self.config, self.plan, self.rank), indices, self._workers)
+        drafts = Drafts(self.config, self.plan, self.rank, on_cpu=False)
+        return finished(in_order(drafts, indices, self._workers), Finisher(drafts, self.device))
 
     def _note(self, skipped: tuple[Skipped, ...]) -> None:
         for item in skipped:
@@ -125,6 +112,11 @@ class TrainBatches:
                 logger.warning("%s (source %s): replaced by the next readable sample", item.problem, item.source)
 
 
-def build_batches(config: Config, rank: int, world_size: int) -> TrainBatches:
-    """Training batches of one rank; UsageError for a configuration, DataError for manifests that do not fit."""
-    return TrainBatches(config, build_plan(config, world_size=world_size), rank)
+def build_batches(config: Config, rank: int, world_size: int, device: torch.device = CPU) -> TrainBatches:
+    """Training batches of one rank that trains on `device`.
+
+    UsageError for a configuration, DataError for manifests that do not fit.
+    """
+    plan = build_plan(config, world_size=world_size)
+    require(config, plan, rank, device)
+    return TrainBatches(config, plan, rank, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,17 @@ class Skipped:
 
     source: str
     problem: str
+
+
+class ReadSample(Protocol):
+    """Reads row `row` of a source: asks `draw` what its views are and gives them to their places `out`.
+
+    What is read, and what places are, is a backend's own affair. DataError names a file that cannot be read.
+    """
+
+    def __call__(
+        self, source: Source, row: int, order: str, out: Any, *, draw: Callable[[Media], Sequence[SampleDraw]]
+    ) -> Sequence[SampleDraw]: ...
 
 
 def view_spec(config: Config, source: Source) -> ViewSpec:
@@ -68,14 +80,16 @@ def read_views(
 class TrainReader:
     """Reads the training views of a plan, with `data.on_error` for files that cannot be read."""
 
-    def __init__(self, config: Config, plan: SamplePlan) -> None:
+    def __init__(self, config: Config, plan: SamplePlan, read: ReadSample = read_views) -> None:
         self.config = config
         self.plan = plan
+        self._read_views = read
         self.specs = [view_spec(config, source) for source in plan.sources]
 
-    def read(self, planned: Sequence[PlannedView], out: NDArray[np.uint8]) -> tuple[list[View], list[Skipped]]:
-        """Write the planned views of one source to `out` (views, F, S, S, 3), in order, and return what they are.
+    def read(self, planned: Sequence[PlannedView], out: Any) -> tuple[list[View], list[Skipped]]:
+        """Read the planned views of one source to their places `out`, in order, and return what they are.
 
+        `out` has a place for each view and is cut by slices; for `read_views` it is pixels (views, F, S, S, 3).
         With on_error skip, an unreadable sample is replaced and reported.
         """
         views: list[View] = []
@@ -85,7 +99,7 @@ class TrainReader:
             views.extend(self._read_sample(sample, out[len(views) : len(views) + len(sample)], skipped))
         return views, skipped
 
-    def _read_sample(self, planned: list[PlannedView], out: NDArray[np.uint8], skipped: list[Skipped]) -> list[View]:
+    def _read_sample(self, planned: list[PlannedView], out: Any, skipped: list[Skipped]) -> list[View]:
         """Read one sample, or the next readable one of its source's order under the same draws."""
         first = planned[0]
         source = self.plan.sources[first.source]
@@ -101,7 +115,7 @@ class TrainReader:
                 skipped.append(Skipped(source=source.config.name, problem=str(error)))
         raise DataError(f"{source.config.manifest}: {tries} samples in a row are unreadable; {skipped[-1].problem}")
 
-    def _views(self, planned: list[PlannedView], row: int, out: NDArray[np.uint8]) -> list[View]:
+    def _views(self, planned: list[PlannedView], row: int, out: Any) -> list[View]:
         source, spec = self.plan.sources[planned[0].source], self.specs[planned[0].source]
         augment = self.config.data.image if source.config.modality == "image" else self.config.data.video
 
@@ -122,7 +136,7 @@ class TrainReader:
                 for item in planned
             ]
 
-        draws = read_views(source, row, self.config.data.order, out, draw=draw)
+        draws = self._read_views(source, row, self.config.data.order, out, draw=draw)
         return [
             View(
                 sample_id=source.rows[row].sample_id,

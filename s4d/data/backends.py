@@ -1,0 +1,61 @@
+"""Which backend decodes a run's media: as configured, or the fastest on the run's own files where there is a GPU."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import torch.distributed as dist
+
+from s4d.config import Config
+from s4d.data.plan import SamplePlan
+from s4d.data.trial import Trial, refusal, try_backend
+from s4d.errors import UsageError, UserError
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("pyav", "dali")
+FIELD = "data.backend"
+FEW = 4
+
+
+def require(config: Config, plan: SamplePlan, rank: int, device: torch.device) -> None:
+    """UsageError where the backend that the configuration names cannot decode the run's files; it never falls back."""
+    backend = config.data.backend
+    if backend in ("auto", "pyav"):
+        return
+    reason = refusal(backend) or try_backend(backend, config, plan, rank, device, FEW).refusal
+    if reason:
+        raise UsageError(f"{FIELD}: {backend}: {reason}")
+
+
+def choose(config: Config, plan: SamplePlan, rank: int, device: torch.device) -> str:
+    """The backend to decode with, the same on all ranks, which call this together.
+
+    `auto` on a GPU measures each backend on the first rank's first samples, which logs what it found.
+    """
+    if config.data.backend != "auto":
+        return config.data.backend
+    if device.type == "cpu":
+        return "pyav"
+    chosen = [""]
+    if rank == 0:
+        chosen = [fastest([_trial(backend, config, plan, device) for backend in BACKENDS])]
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def _trial(backend: str, config: Config, plan: SamplePlan, device: torch.device) -> Trial:
+    """A trial that no file can end: the other ranks wait for its outcome, and reading the file again tells of it."""
+    try:
+        return try_backend(backend, config, plan, 0, device)
+    except UserError as error:
+        return Trial(backend=backend, refusal=str(error))
+
+
+def fastest(trials: list[Trial]) -> str:
+    """Name of the backend with the most views a second; logs one line with the figures and refusals of all."""
+    best = max(trials, key=lambda trial: trial.views_per_second)
+    logger.info("%s: auto is %s (%s)", FIELD, best.backend, "; ".join(map(str, trials)))
+    return best.backend
