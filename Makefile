@@ -28,7 +28,7 @@ $(PACKAGES): pyproject.toml constraints.txt
 	@$(PIP) torch numpy
 	@$(PIP) setuptools wheel packaging py-cpuinfo scikit-build-core cmake ninja
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
-	@$(PIP) $$($(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"])')
+	@$(PIP) $$($(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], *p["optional-dependencies"]["dali-cu13"])')
 	@touch $@
 
 $(PROJECT): $(PACKAGES) $(NATIVE_SOURCES)

@@ -134,7 +134,7 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "PyAV": _video,
     "triton": _optional("triton", "triton", "GPU only: pip install 's4d[gpu]'"),
     "xformers": _optional("xformers", "xformers", "GPU only: pip install 's4d[gpu]'"),
-    "DALI": _optional("nvidia-dali-cuda130", "nvidia.dali", "GPU only: pip install 's4d[dali]'"),
+    "DALI": _optional("nvidia-dali-cuda130", "nvidia.dali", "pip install 's4d[dali-cu13]'"),
     "/dev/shm": _shared_memory,
     "disk": _disk,
 }
