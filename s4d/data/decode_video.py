@@ -139,3 +139,10 @@ def open_video(path: Path) -> Media:
     with reading(path), _opened(path) as container:
         container.streams.video[0].codec_context.options = DECODER_OPTIONS
         return UntimedVideo(path, size, sum(1 for _ in container.decode(video=0)))
+
+
+@lru_cache(maxsize=1024)
+def video_codec(path: Path) -> str:
+    """Name of a video's codec, whatever its decoder is called; DataError as `open_video`."""
+    with reading(path), _opened(path) as container:
+        return container.streams.video[0].codec_context.codec.canonical_name

@@ -65,9 +65,7 @@ def read_views(
 
     Every wanted frame is decoded once. DataError names the file.
     """
-    sample = source.rows[row]
-    origin = f"{source.config.manifest}: sample {sample.sample_id!r}"
-    media = open_media(media_path(source.root, sample.path, origin), sample.kind, order)
+    media = open_sample(source, row, order)
     draws = draw(media)
     wanted = {index for item in draws for index in item.frame_indices}
     scale = max(needed_scale(item, media.size, out.shape[2]) for item in draws)
@@ -75,6 +73,13 @@ def read_views(
     for item, pixels in zip(draws, out, strict=True):
         apply_draw(frames, item, pixels)
     return draws
+
+
+def open_sample(source: Source, row: int, order: str) -> Media:
+    """The frames of a sample's own file."""
+    sample = source.rows[row]
+    origin = f"{source.config.manifest}: sample {sample.sample_id!r}"
+    return open_media(media_path(source.root, sample.path, origin), sample.kind, order)
 
 
 class TrainReader:

@@ -6,7 +6,10 @@ from __future__ import annotations
 DATASETS: dict[str, str] = {
     "affectnet": "s4d.datasets.affectnet.prepare",
     "dfew": "s4d.datasets.dfew.prepare",
+    "ferv39k": "s4d.datasets.ferv39k.prepare",
     "folder": "s4d.datasets.folder.prepare",
+    "mafw": "s4d.datasets.mafw.prepare",
+    "mafw_compound": "s4d.datasets.mafw.prepare_compound",
     "voxceleb2": "s4d.datasets.voxceleb2.prepare",
 }
 
@@ -29,5 +32,6 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
         "sadness",
         "surprise",
     ),
+    "mafw_compound": (),
     "voxceleb2": (),
 }

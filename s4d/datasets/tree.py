@@ -7,6 +7,7 @@ whoever set it up meant it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from s4d.data.manifest import Kind
 from s4d.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from s4d.datasets.listing import check_name
 from s4d.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
 
 What = Literal["file", "folder", "link"]
 
@@ -144,7 +147,8 @@ class MediaFolder:
 def media_folder(root: Path, candidates: Sequence[str], chosen: str | None, what: str) -> Path:
     """The folder of the media below `root`: `chosen` (--media), or the only one of `candidates` that exists.
 
-    DataError for none, and for several, because one dataset's forms give different results.
+    DataError for none, and for several, because one dataset's forms give different results. A candidate inside another
+    one wins: archives unpack into a folder of their own name, and crops are put beside the frames they come from.
     """
     if chosen is not None:
         if ".." in Path(chosen).parts or not (root / chosen).is_dir() or Path(chosen).is_absolute():
@@ -153,8 +157,10 @@ def media_folder(root: Path, candidates: Sequence[str], chosen: str | None, what
     found = [name for name in candidates if (root / name).is_dir()]
     if not found:
         raise DataError(f"{root}: no {what} (looked for {', '.join(candidates)}; --media FOLDER names another)")
+    found = [name for name in found if not any(other.startswith(f"{name}/") for other in found)]
     if len(found) > 1:
         raise DataError(f"{root}: several forms of the media ({', '.join(found)}): name one with --media FOLDER")
+    logger.info("%s: media in %s", root, found[0])
     return root / found[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
@@ -9,6 +10,8 @@ from s4d.data.media import VIDEO_SUFFIXES
 from s4d.datasets.request import Request
 from s4d.datasets.tree import MediaFolder
 from s4d.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = {"dev": "train", "test": "test"}
 
@@ -20,6 +23,7 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
     for folder, split in SPLITS.items():
         base = f"{folder}/mp4"
         if not (root / base).is_dir():
+            logger.warning("%s: no folder %s, so no %s split", root, base, split)
             continue
         media = MediaFolder(root / base)
         for identity in media.subfolders():

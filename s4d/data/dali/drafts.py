@@ -8,28 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
 from s4d.data.dali.files import ByteStore, Cut, EncodedFile, image_cuts, video_cuts
-from s4d.data.decode_image import ImageFiles
+from s4d.data.decode_image import ImageFiles, open_files
+from s4d.data.decode_video import UntimedVideo, VideoFile, video_codec
 from s4d.data.draws import SampleDraw
-from s4d.data.media import Media, open_media, reading
+from s4d.data.media import Media
 from s4d.data.micro_batches import BatchLayout, Planned
 from s4d.data.packing import View
 from s4d.data.plan import SamplePlan
-from s4d.data.reading import Skipped, TrainReader
+from s4d.data.reading import Skipped, TrainReader, open_sample
 from s4d.data.sources import Source
 from s4d.errors import DataError, UsageError
 
-# What DALI decodes without a GPU; a decision of its makers, its CPU build leaves out the patented codecs.
+# A decision of DALI's makers: without a GPU it leaves out the patented codecs.
 CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
+GPU_CODECS = CPU_CODECS | {"av1", "mpeg4", "h264", "hevc"}
 
 Sample = tuple[int, int]
 
@@ -94,17 +94,18 @@ class _Collector:
         sample = (self.numbers[source.config.name], row)
         if sample in self.undecodable:
             raise DataError(self.undecodable[sample])
-        path, kind = source.root / source.rows[row].path, source.rows[row].kind
-        media = open_media(path, kind, order)
+        media = open_sample(source, row, order)
         draws = list(draw(media))
-        if kind == "video":
-            if self.on_cpu:
-                check_codec(path)
+        if isinstance(media, (VideoFile, UntimedVideo)):
+            check_codec(media.path, self.on_cpu)
             frames, cuts = video_cuts(draws, out.modality, out.rows)
-            self._add(sample, [(path, frames, cuts)])
+            self._add(sample, [(media.path, frames, cuts)])
         else:
             assert isinstance(media, ImageFiles)
             by_frame = image_cuts(draws, out.modality, out.rows)
+            for index in by_frame:
+                # Its header must be that of an image, within the limits on size.
+                open_files((media.paths[index],))
             self._add(sample, [(media.paths[index], (), by_frame[index]) for index in sorted(by_frame)])
         return draws
 
@@ -166,17 +167,9 @@ class Drafts:
         )
 
 
-def check_codec(path: Path) -> None:
-    """UsageError for a video that DALI cannot decode without a GPU."""
-    codec = _codec(path)
-    if codec not in CPU_CODECS:
-        raise UsageError(
-            f"data.backend: dali decodes {', '.join(sorted(CPU_CODECS))} on a CPU, but {path} is {codec}; "
-            f"use pyav, or a GPU"
-        )
-
-
-@lru_cache(maxsize=1024)
-def _codec(path: Path) -> str:
-    with reading(path), av.open(str(path)) as container:
-        return container.streams.video[0].codec_context.name
+def check_codec(path: Path, on_cpu: bool) -> None:
+    """UsageError for a video that DALI cannot decode on a CPU, or on a GPU, whatever its content."""
+    codec = video_codec(path)
+    if codec not in (CPU_CODECS if on_cpu else GPU_CODECS):
+        place, instead = ("CPU", "pyav or a GPU") if on_cpu else ("GPU", "pyav")
+        raise UsageError(f"data.backend: dali cannot decode {codec} on a {place} ({path}); use {instead}")

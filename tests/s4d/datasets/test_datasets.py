@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from s4d.data.manifest_io import Manifest, prepare_manifest, read_manifest
-from s4d.datasets import CLASS_NAMES, DATASETS
+from s4d.data.manifest_io import Manifest, prepare_manifest
+from s4d.datasets import CLASS_NAMES
 from s4d.errors import DataError, UsageError, UserError
 
 SPLIT_FOLDER = "EmoLabel_DataSplit/{}(single-labeled)"
@@ -77,20 +77,6 @@ def rows_of(dataset: str, root: Path, tmp_path: Path, fold: int | None = None) -
     return prepare_manifest(dataset, root, tmp_path / "out.csv", fold)
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_every_reader_writes_a_manifest_that_reads_back(
-    dataset: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    root = request.getfixturevalue(dataset)
-    for name in ("out.csv", "sub/out.parquet"):
-        manifest = prepare_manifest(dataset, root, tmp_path / name)
-        assert read_manifest(tmp_path / name) == manifest
-        assert all((manifest.root / row.path).exists() for row in manifest.rows)
-        assert {row.label for row in manifest.rows if row.label is not None} <= set(manifest.classes)
-        assert manifest.classes == (CLASS_NAMES[dataset] or (("glad", "sad") if dataset == "folder" else ()))
-        assert not Path(manifest.rows[0].path).is_absolute()
-
-
 def test_affectnet(affectnet: Path, tmp_path: Path) -> None:
     manifest = rows_of("affectnet", affectnet, tmp_path)
     assert Counter(row.split for row in manifest.rows) == {"train": 8, "test": 7}
@@ -145,7 +131,8 @@ def test_both_forms_of_dfew_say_the_same(dfew: Path, tmp_path: Path, caplog: pyt
         native(dfew)
         original = rows_of("dfew", dfew, tmp_path)
     assert original == released
-    assert ["labels count from 0" in caplog.messages[0], "labels count from 1" in caplog.messages[1]] == [True, True]
+    said = [message.rpartition(": ")[2] for message in caplog.messages if "labels" in message]
+    assert said == ["labels count from 0", "labels count from 1"]
 
 
 def test_dfew_ids_with_and_without_zeros_name_the_same_clip(dfew: Path, tmp_path: Path) -> None:

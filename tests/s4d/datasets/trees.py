@@ -1,0 +1,7 @@
+"""Every miniature dataset."""
+
+from __future__ import annotations
+
+from trees_video import VIDEO_TREES
+
+TREES = (*VIDEO_TREES,)
