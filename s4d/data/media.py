@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from s4d.data import current_file
 from s4d.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -44,6 +45,7 @@ def open_media(path: Path, kind: str, order: str = "natural") -> Media:
     """Open a sample of a manifest's `kind`; DataError names a file that cannot be read."""
     from s4d.data import decode_image, decode_video
 
+    current_file.starting(path)
     if kind == "video":
         return decode_video.open_video(path)
     return decode_image.open_files((path,) if kind == "image" else list_frames(path, order))
@@ -69,10 +71,16 @@ def list_frames(folder: Path, order: str = "natural") -> tuple[Path, ...]:
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into one line with the file's name."""
+    current_file.starting(path)
     try:
         yield
     except DataError:
         raise
+    except MemoryError as error:
+        # Not the file's fault if the process has used up its memory before; a new process tells.
+        if current_file.is_watched():
+            raise
+        raise DataError(f"{path}: cannot decode: not enough memory") from error
     except Exception as error:  # damaged files make Pillow and PyAV raise anything, TypeError and AttributeError too
         raise DataError(f"{path}: cannot decode: {_reason(path, error)}") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 
 import s4d.data.evaluation
-import s4d.data.loader  # noqa: F401 - imported here so that every forked worker has it
+import s4d.data.loader
+import s4d.data.worker_process  # noqa: F401 - imported here so that every forked worker has it
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,32 +1,41 @@
-"""Results of a dataset in order, computed here or ahead of time in worker processes."""
+"""Results of a dataset in order, computed here or ahead of time in worker processes that may be lost.
+
+A file can end the process that decodes it (a fault of a decoder, too little memory) or keep it busy for ever. Each
+process notes the file it is at work on; one that dies or is stuck is replaced and its items are computed again. A file
+that has cost two processes is refused from then on with a DataError, so the dataset handles it like any unreadable one.
+"""
 
 from __future__ import annotations
 
-import atexit
+import logging
 import multiprocessing
-import os
+import pickle
 import signal
+import socket
 import sys
-import threading
+import time
 import types
 import weakref
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.reduction import ForkingPickler
-from typing import Any, Generic, Protocol, TypeVar
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from typing import Any, Protocol, TypeVar
 
-import torch
-from numpy.typing import NDArray
-from torch.multiprocessing.reductions import reduce_tensor
-from torch.utils.data import DataLoader
+from s4d.data import handover
+from s4d.data.current_file import NOTE_BYTES, read_note
+from s4d.data.worker_process import MEMORY_BYTES, OUT_OF_MEMORY, Broken, Failed, serve
+from s4d.errors import DataError
 
-from s4d.errors import DataError, UserError
+logger = logging.getLogger(__name__)
 
 PREFETCH = 3
-INLINE_BYTES = 1 << 16
-SWITCH_SECONDS = 5e-4
-GRACE_SECONDS = 20.0
+# From the opening of a file to its last wanted frame. Only time in which this process waits for a result counts: it may
+# be stopped or suspended together with its workers.
+SECONDS_PER_FILE = 30.0
+POLL_SECONDS = 0.25
+END_SECONDS = 5.0
+TRIES = 2
 
 Item = TypeVar("Item", covariant=True)
 Value = TypeVar("Value")
@@ -38,111 +47,159 @@ class Indexed(Protocol[Item]):
     def __getitem__(self, index: int) -> Item: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """A user's error that happened in a worker; carried as a value, since torch wraps exceptions in tracebacks."""
-
-    error: type[UserError]
-    message: str
-
-
-class _Guarded(Generic[Value]):
-    """The dataset as the workers see it."""
-
-    def __init__(self, items: Indexed[Value]) -> None:
-        self.items = items
-
-    def __getitem__(self, index: int) -> Value | _Failed:
-        try:
-            return self.items[index]
-        except UserError as error:
-            return _Failed(type(error), str(error))
-
-
 def in_order(items: Indexed[Value], indices: Sequence[int], workers: int) -> Generator[Value, None, None]:
     """`items[i]` for each of `indices`, computed by `workers` processes that end with this iterator or this process."""
     if workers == 0:
         return (items[index] for index in indices)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["s4d.data.worker_server"])
-    loader: DataLoader[Any] = DataLoader(
-        _Guarded(items),  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=indices,
-        num_workers=workers,
-        prefetch_factor=PREFETCH,
-        collate_fn=_unchanged,
-        worker_init_fn=_prepare_worker,
-        multiprocessing_context=context,
-    )
-    with _without_entry_script():
-        stream = _results(iter(loader), len(indices))
+    pool = _Pool(items, indices, workers)
+    stream = _results(pool, len(indices))
     # Workers outlast a SIGTERM, also the one that Python sends at exit to those of an iterator nobody closed.
-    atexit.register(_close, weakref.ref(stream))
+    weakref.finalize(stream, pool.close)
     return stream
 
 
-def _results(results: Iterator[Any], count: int) -> Generator[Any, None, None]:
+def _results(pool: _Pool, count: int) -> Generator[Any, None, None]:
     try:
-        for _ in range(count):
-            try:
-                value = next(results)
-            except RuntimeError as error:
-                if "worker" not in str(error):
-                    raise
-                raise DataError(f"data.workers: a decoding process died (out of memory?): {error}") from error
-            if isinstance(value, _Failed):
+        for place in range(count):
+            value = pool.take(place)
+            if isinstance(value, Failed):
                 raise value.error(value.message)
+            if isinstance(value, Broken):
+                raise RuntimeError(f"in a decoding process:\n{value.text}")
             yield value
     finally:
-        # Ends the workers here and now. A traceback would keep them until the garbage collector ends them from whatever
-        # thread it runs in, the one that has to tell them included.
-        del results
+        # Ends the workers here and now, not when the garbage collector comes to what a traceback refers to.
+        pool.close()
 
 
-def _close(reference: weakref.ref[Generator[Any, None, None]]) -> None:
-    stream = reference()
-    if stream is not None:
-        stream.close()
+class _Worker:
+    """One process, the places in the sequence that it has yet to answer, and how long it is at its present file."""
+
+    def __init__(self) -> None:
+        self.process: Any = None
+        self.connection: Any = None
+        self.note: Any = None
+        self.tasks: list[int] = []
+        self.noted = 0
+        self.seconds = 0.0
+        self.told = 0
+
+    def end(self) -> None:
+        """Kill the process; nothing it does has to be finished."""
+        if self.process is not None:
+            self.process.kill()
+            # One that waits for a broken disk cannot even be killed.
+            self.process.join(END_SECONDS)
+            self.connection.close()
+            self.process = None
 
 
-def _unchanged(value: Value) -> Value:
-    return value
+class _Pool:
+    """Computes items ahead of the place asked for."""
+
+    def __init__(self, items: Any, indices: Sequence[int], workers: int) -> None:
+        self.items = items
+        self.indices = indices
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["s4d.data.worker_server"])
+        self.workers = [_Worker() for _ in range(workers)]
+        self.answers: dict[int, Any] = {}
+        self.submitted = 0
+        self.losses: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}
+        self._submit(0)
+
+    def take(self, place: int) -> Any:
+        """The answer for a place in the sequence; DataError where processes die of it and no file is to blame."""
+        self._receive(0.0)
+        while place not in self.answers:
+            self._receive(POLL_SECONDS)
+        self._submit(place + 1)
+        return self.answers.pop(place)
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in self.workers:
+            worker.end()
+
+    def _submit(self, place: int) -> None:
+        """Keep a fixed number of items under way, so that memory is bounded and nobody idles."""
+        last = min(len(self.indices), place + PREFETCH * len(self.workers))
+        while self.submitted < last:
+            worker = min(self.workers, key=lambda worker: len(worker.tasks))
+            worker.tasks.append(self.submitted)
+            if worker.process is None:
+                self._start(worker)
+            else:
+                self._send(worker, self.submitted)
+            self.submitted += 1
+
+    def _start(self, worker: _Worker) -> None:
+        """A new process for the tasks of a worker."""
+        worker.connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        worker.note = self.context.RawArray("B", NOTE_BYTES)
+        worker.noted, worker.seconds, worker.told = 0, 0.0, len(self.refused)
+        worker.process = self.context.Process(
+            target=serve, args=(other, worker.note, self.items, dict(self.refused)), daemon=True
+        )
+        with other, _without_entry_script():
+            worker.process.start()
+        for place in worker.tasks:
+            self._send(worker, place)
+
+    def _send(self, worker: _Worker, place: int) -> None:
+        news = dict(list(self.refused.items())[worker.told :])
+        worker.told = len(self.refused)
+        # Where the process has died, receiving finds out and starts another one with all its tasks.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send(pickle.dumps((place, self.indices[place], news)))
+
+    def _receive(self, seconds: float) -> None:
+        """Wait for one answer, receive what is there, and replace workers that died or are stuck."""
+        began = time.monotonic()
+        busy = [worker for worker in self.workers if worker.tasks]
+        ready = set(wait([worker.connection for worker in busy], seconds))
+        waited = min(time.monotonic() - began, 2 * seconds)
+        for worker in busy:
+            if worker.connection in ready:
+                answer = handover.receive(worker.connection)
+                if answer is None:
+                    worker.process.join(END_SECONDS)
+                    self._replace(worker, _reason(worker.process.exitcode))
+                else:
+                    worker.tasks.remove(answer[0])
+                    self.answers[answer[0]] = answer[1]
+            elif self._is_stuck(worker, waited):
+                self._replace(worker, f"decoding took more than {SECONDS_PER_FILE:g} s")
+
+    def _is_stuck(self, worker: _Worker, waited: float) -> bool:
+        count, file = read_note(worker.note)
+        worker.seconds = worker.seconds + waited if file and count == worker.noted else 0.0
+        worker.noted = count
+        return worker.seconds > SECONDS_PER_FILE
+
+    def _replace(self, worker: _Worker, reason: str) -> None:
+        """Start a new process for the tasks of one that is lost, without the file that was its end if that is known."""
+        worker.end()
+        file = read_note(worker.note)[1]
+        place = worker.tasks[0]
+        what = file or f"item {self.indices[place]}"
+        self.losses[what] += 1
+        if self.losses[what] < TRIES:
+            logger.warning("%s: %s; trying once more in a new process", what, reason)
+        elif file:
+            self.refused[file] = reason
+        else:
+            raise DataError(f"data.workers: a decoding process died (out of memory?): {what}: {reason}")
+        self._start(worker)
 
 
-def _prepare_worker(worker: int) -> None:
-    # Ctrl-C and a launcher's SIGTERM reach all processes; the training process may still want a batch to end its step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
-    # The thread that hands over finished batches should not wait long for the one that decodes.
-    sys.setswitchinterval(SWITCH_SECONDS)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    ForkingPickler.register(torch.Tensor, _reduce_tensor)
-
-
-def _end_later(number: int, frame: object) -> None:
-    timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + number,))
-    timer.daemon = True
-    timer.start()
-
-
-def _end_with_parent() -> None:
-    # A worker keeps its fork server alive and the other way round, so both would outlive a killed training process.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Small tensors travel inside the message; a segment of shared memory costs a round trip to a busy worker."""
-    if tensor.nbytes > INLINE_BYTES:
-        return reduce_tensor(tensor)
-    return _from_numpy, (tensor.numpy(),)
-
-
-def _from_numpy(array: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(array)
+def _reason(status: int | None) -> str:
+    if status == OUT_OF_MEMORY:
+        return f"decoding needs more than {MEMORY_BYTES >> 20} MiB of memory"
+    if status is not None and status < 0:
+        return f"decoding ended the process ({signal.Signals(-status).name})"
+    return f"decoding ended the process (status {status})"
 
 
 @contextmanager

@@ -1,0 +1,103 @@
+"""One decoding process: computes items as they are asked for, within limits on its memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from s4d.data import buffers, current_file, handover
+from s4d.errors import UserError
+
+# What a process may take beyond what it has when it starts; the pixels of finished batches lie in shared memory and do
+# not count. Four views of a clip at 1920 x 1080 take 0.4 GB.
+MEMORY_BYTES = 2 << 30
+OUT_OF_MEMORY = 77
+SWITCH_SECONDS = 5e-4
+GRACE_SECONDS = 20.0
+TASK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A user's error that happened in a worker."""
+
+    error: type[UserError]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Any other error: a fault of the program, with its traceback."""
+
+    text: str
+
+
+def serve(connection: socket.socket, note: Any, items: Any, refused: Mapping[str, str]) -> None:
+    """Answer each task (number, index, newly refused files) with (number, item), until the other side closes."""
+    _prepare(note)
+    current_file.refuse(refused)
+    # A reset or broken connection is that of a killed training process.
+    with suppress(ConnectionResetError, BrokenPipeError):
+        while task := connection.recv(TASK_BYTES):
+            number, index, newly_refused = pickle.loads(task)
+            current_file.refuse(newly_refused)
+            handover.send(connection, number, _item(items, index))
+            current_file.finished()
+
+
+def _item(items: Any, index: int) -> Any:
+    try:
+        return items[index]
+    except UserError as error:
+        return Failed(type(error), str(error))
+    except MemoryError:
+        # Whoever asked learns it from the status, and starts a process whose memory is not in pieces.
+        os._exit(OUT_OF_MEMORY)
+    except Exception:
+        return Broken(traceback.format_exc())
+
+
+def _prepare(note: Any) -> None:
+    # Ctrl-C and a launcher's SIGTERM reach all processes; the training process may still want a batch to end its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    buffers.share()
+    current_file.watch(note)
+    limit = _data_bytes() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+
+
+def _data_bytes() -> int:
+    """Private writable memory of this process."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
+
+
+def _end_later(number: int, frame: object) -> None:
+    timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + number,))
+    timer.daemon = True
+    timer.start()
+
+
+def _end_with_parent() -> None:
+    # A worker keeps its fork server alive and the other way round, so both would outlive a killed training process.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
