@@ -63,6 +63,9 @@ class SourceConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="unique; also the name of the classification head")
     modality: Modality
     manifest: str
+    cache: str | None = Field(
+        default=None, description="folder that `s4d data cache` wrote for this manifest; null: decode the files"
+    )
     train_split: str = "train"
     test_split: str = "test"
     fold: int | None = None

@@ -14,6 +14,7 @@ from s4d.cli import (
     checkpoint,
     config,
     data,
+    data_cache,
     doctor,
     evaluate,
     golden,
@@ -29,7 +30,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
-    "data": ("Generate faces and prepare manifests.", {"synth": data.synth, "prepare": data.prepare}),
+    "data": (
+        "Generate faces and prepare manifests.",
+        {"synth": data.synth, "prepare": data.prepare, "cache": data_cache.cache},
+    ),
     "checkpoint": (
         "Import released weights, look into checkpoints.",
         {"import": checkpoint.import_file, "inspect": checkpoint.inspect},

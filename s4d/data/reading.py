@@ -76,7 +76,9 @@ def read_views(
 
 
 def open_sample(source: Source, row: int, order: str) -> Media:
-    """The frames of a sample's own file."""
+    """A sample's frames from the source's cache where it has one, else its own file."""
+    if source.cache is not None:
+        return source.cache.open(row)
     sample = source.rows[row]
     origin = f"{source.config.manifest}: sample {sample.sample_id!r}"
     return open_media(media_path(source.root, sample.path, origin), sample.kind, order)

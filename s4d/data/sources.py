@@ -9,6 +9,8 @@ from pathlib import Path
 
 from s4d.config import Config
 from s4d.config_data import SourceConfig
+from s4d.data.cache.read import CachedRows
+from s4d.data.cache.select import select_cache
 from s4d.data.counter import stable_key
 from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import Manifest, read_manifest
@@ -26,6 +28,7 @@ class Source:
     """One split of a configured source: rows ordered by sample id, their class numbers (-1: none), class names.
 
     `shares` has a row per sample in class order, adding up to 1, where `targets: distribution` asks for it, else None.
+    `cache` has the rows' decoded frames where the configuration names a folder of them.
     """
 
     config: SourceConfig
@@ -35,6 +38,7 @@ class Source:
     root: Path
     fingerprint: str
     shares: tuple[tuple[float, ...], ...] | None = None
+    cache: CachedRows | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.rows):
@@ -83,6 +87,7 @@ def load_source(config: Config, name: str, split: str) -> Source:
         root=manifest.root,
         fingerprint=manifest.fingerprint,
         shares=_shares(rows, source, classes) if soft else None,
+        cache=select_cache(config, source, rows, manifest.fingerprint),
     )
 
 

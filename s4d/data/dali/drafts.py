@@ -94,6 +94,9 @@ class _Collector:
         sample = (self.numbers[source.config.name], row)
         if sample in self.undecodable:
             raise DataError(self.undecodable[sample])
+        if source.cache is not None:
+            field = f"data.sources ({source.config.name}).cache"
+            raise UsageError(f"data.backend: dali decodes files, and {field} holds decoded frames: use pyav with it")
         media = open_sample(source, row, order)
         draws = list(draw(media))
         if isinstance(media, (VideoFile, UntimedVideo)):
