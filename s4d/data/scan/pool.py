@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 
 # Address space that a worker may take beyond what it starts with; the largest allowed picture needs 0.8 GB.
 MEMORY_BYTES = 3 << 30
+# A new process may need long on a busy machine; a task's own time counts from when its worker is there.
+START_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,10 @@ class Lost:
 class _Worker(Generic[Task]):
     process: BaseProcess
     connection: Connection
+    is_there: bool = False
     task: Task | None = None
-    deadline: float = field(default=0.0)
+    seconds: float = 0.0
+    deadline: float = 0.0
 
 
 def run_tasks(
@@ -54,7 +58,8 @@ def run_tasks(
                 if idle is None:
                     idle = _start(function)
                     crew.append(idle)
-                idle.task, idle.deadline = task, time.monotonic() + seconds(task)
+                idle.task, idle.seconds = task, seconds(task)
+                idle.deadline = time.monotonic() + (idle.seconds if idle.is_there else START_SECONDS)
                 with contextlib.suppress(OSError):  # a dead worker is found below
                     idle.connection.send(task)
             busy = [worker for worker in crew if worker.task is not None]
@@ -63,21 +68,21 @@ def run_tasks(
             rest = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
             ready = set(wait([worker.connection for worker in busy], timeout=rest))
             for worker in busy:
-                outcome = _outcome(worker, worker.connection in ready)
-                if outcome is None:
+                finished = _finished(worker, worker.connection in ready)
+                if not finished:
                     continue
                 task, worker.task = worker.task, None
                 assert task is not None
-                if isinstance(outcome, Lost):
+                if isinstance(finished[0], Lost):
                     crew.remove(worker)
-                yield task, outcome
+                yield task, finished[0]
     finally:
         for worker in crew:
             _stop(worker)
 
 
-def _outcome(worker: _Worker[Task], is_ready: bool) -> Result | Lost | None:
-    """What came of a worker's task, None while it goes on."""
+def _finished(worker: _Worker[Task], is_ready: bool) -> tuple[Result | Lost] | None:
+    """What came of a worker's task; nothing while it goes on."""
     if is_ready:
         try:
             result: Result = worker.connection.recv()
@@ -85,11 +90,14 @@ def _outcome(worker: _Worker[Task], is_ready: bool) -> Result | Lost | None:
             worker.process.join(5.0)
             code = worker.process.exitcode
             _stop(worker)
-            return Lost(f"the decoder crashed ({_signal_name(code)})")
-        return result
+            return (Lost(f"the decoder crashed ({_signal_name(code)})"),)
+        if worker.is_there:
+            return (result,)
+        worker.is_there, worker.deadline = True, time.monotonic() + worker.seconds
+        return None
     if time.monotonic() >= worker.deadline:
         _stop(worker)
-        return Lost("the decoder took too long and was stopped")
+        return (Lost("the decoder took too long and was stopped"),)
     return None
 
 
@@ -121,6 +129,7 @@ def _serve(connection: Connection, function: Callable[[Task], object]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _limit_memory()
     with contextlib.suppress(EOFError, OSError):
+        connection.send(None)
         while True:
             connection.send(function(connection.recv()))
 

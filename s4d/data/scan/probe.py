@@ -66,18 +66,15 @@ def _probe_images(files: list[Path], start: Probe, *, quick: bool) -> Probe:
     if quick:
         return found
     look = Look(announced=len(files))
+    sizes = set()
     for index, path in enumerate(files):
         pixels = media.frames([index])[index]
         lacks = missing_end(path)
         if lacks is not None:
             raise DataError(f"{path}: {lacks}")
-        if pixels.shape[:2] != (media.size[1], media.size[0]):
-            height, width = pixels.shape[:2]
-            raise DataError(
-                f"{path}: {width} x {height} pixels, but the first frame has {found.width} x {found.height}"
-            )
+        sizes.add(pixels.shape)
         look.add(small_picture(pixels))
-    return replace(found, sha256=content_digest(files), **look.facts())
+    return replace(found, sizes=len(sizes), sha256=content_digest(files), **look.facts())
 
 
 def _missing_numbers(names: list[str]) -> int:

@@ -17,6 +17,7 @@ from s4d.data.decode_video import DECODER_OPTIONS
 from s4d.data.media import open_media, reading
 from s4d.data.media_limits import video_input
 from s4d.data.scan.digest import content_digest
+from s4d.data.scan.ending import missing_end
 from s4d.data.scan.look import Look
 from s4d.data.scan.perceptual import SIDE
 from s4d.data.scan.record import Probe
@@ -30,7 +31,31 @@ EARLY_FRAMES, EARLY_PART = 3.0, 0.02
 
 def probe_video(path: Path, start: Probe, *, quick: bool) -> Probe:
     """`start` with what the file says; unless `quick`, every frame is decoded and the content hashed."""
+    with _complaints() as complaints:
+        found = _looked_at(path, start, quick=quick)
+    return replace(found, warnings=found.warnings + len(complaints))
+
+
+@contextmanager
+def _complaints() -> Iterator[list[tuple[int, str, str]]]:
+    """What FFmpeg says of errors meanwhile, instead of printing it."""
+    level, skip = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    # Left on, this hides what was already said of the file before.
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture() as complaints:
+            yield complaints
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skip)
+
+
+def _looked_at(path: Path, start: Probe, *, quick: bool) -> Probe:
     media = open_media(path, "video")
+    lacks = missing_end(path)
+    if lacks is not None:
+        raise DataError(f"{path}: {lacks}")
     with reading(path), _container(path) as container:
         found = _header(container, replace(start, header_frames=media.frame_count))
         if quick:
@@ -67,7 +92,7 @@ def _header(container: InputContainer, start: Probe) -> Probe:
 
 
 def _decoded(container: InputContainer, found: Probe) -> Probe:
-    """Decode everything; what the decoder complains about is counted."""
+    """Decode everything; frames that the decoder marks as damaged are counted."""
     stream = container.streams.video[0]
     stream.thread_count = 1
     stream.codec_context.options = DECODER_OPTIONS
@@ -75,15 +100,13 @@ def _decoded(container: InputContainer, found: Probe) -> Probe:
     convert = VideoReformatter()
     times = []
     damaged = 0
-    av.logging.set_level(av.logging.ERROR)
-    with av.logging.Capture() as complaints:
-        for frame in container.decode(stream):
-            small = convert.reformat(frame, SIDE, SIDE, "rgb24", interpolation="AREA", threads=1)
-            look.add(small.to_ndarray().astype(np.uint8, copy=False))
-            damaged += frame.is_corrupt
-            if frame.pts is not None:
-                times.append(frame.pts)
-    return replace(found, warnings=damaged + len(complaints), variable_rate=_is_uneven(times), **look.facts())
+    for frame in container.decode(stream):
+        small = convert.reformat(frame, SIDE, SIDE, "rgb24", interpolation="AREA", threads=1)
+        look.add(small.to_ndarray().astype(np.uint8, copy=False))
+        damaged += frame.is_corrupt
+        if frame.pts is not None:
+            times.append(frame.pts)
+    return replace(found, warnings=damaged, variable_rate=_is_uneven(times), **look.facts())
 
 
 def _is_uneven(times: list[int]) -> bool:
