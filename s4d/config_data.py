@@ -69,8 +69,9 @@ class SourceConfig(Section):
     train_split: str = "train"
     test_split: str = "test"
     fold: int | None = None
-    classes: list[str] | None = Field(
-        default=None, description="class names in head order; null: the manifest's own order"
+    classes: list[str] | str | None = Field(
+        default=None,
+        description="class names in head order, or a public order (s4d, mae-dfer, dfer-clip); null: the manifest's own",
     )
     targets: Literal["labels", "distribution"] = Field(
         default="labels", description="distribution: train on each sample's shares of votes; metrics keep to its label"

@@ -14,6 +14,7 @@ from s4d.data.cache.select import select_cache
 from s4d.data.counter import stable_key
 from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import Manifest, read_manifest
+from s4d.datasets.labels import order_of
 from s4d.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "test")
@@ -115,7 +116,11 @@ def head_classes(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def _class_names(manifest: Manifest, source: SourceConfig, needed: bool) -> tuple[str, ...]:
-    classes = tuple(source.classes) if source.classes is not None else manifest.classes
+    classes = manifest.classes
+    if isinstance(source.classes, str):
+        classes = order_of(manifest.dataset, source.classes, f"data.sources ({source.name}): classes")
+    elif source.classes is not None:
+        classes = tuple(source.classes)
     if len(set(classes)) != len(classes):
         raise UsageError(f"data.sources ({source.name}): classes: a name occurs twice in {list(classes)}")
     if source.classes is not None:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA = (
     "Clip/jpg_256",
+    "clip_jpg_256",
     "jpg_256",
     "Clip/clip_224x224",
     "Clip/clip_224x224_16f",
