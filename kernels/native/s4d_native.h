@@ -53,6 +53,20 @@ struct S4dPatches {
 S4D_EXPORT int64_t s4d_visible_patches(const S4dPatches* patches, const int64_t* indices, int64_t count, float* rows,
                                        int32_t threads);
 
+// Pixels of frames of one size, each (height, width, 3), where a line starts `pitch` bytes after the one above.
+struct S4dFrames {
+    const uint8_t* const* values;  // (count)
+    int64_t count, height, width, pitch;
+};
+
+enum S4dFilter : int32_t { S4D_BILINEAR = 0, S4D_BICUBIC = 1 };
+
+// Resamples the part `box` (left, top, right, bottom in pixels) of each frame to (size, size, 3) at `outputs` (count),
+// left and right exchanged where `flip` is not 0; equal to the bit to Pillow's antialiased resize, which also keeps a
+// box in single precision. Returns 1 where the box is not within the frame.
+S4D_EXPORT int64_t s4d_crop_resize(const S4dFrames* frames, const float* box, S4dFilter filter, int32_t flip,
+                                   uint8_t* const* outputs, int64_t size, int32_t threads);
+
 // How numbers are stored.
 enum S4dType : int32_t { S4D_FLOAT32 = 0, S4D_FLOAT64 = 1, S4D_BFLOAT16 = 2 };
 

@@ -1,19 +1,47 @@
-"""Crop and resize of one frame in a single resampling, straight into the batch."""
+"""Crop and resize in one resampling, straight into the batch: by the native library, by Pillow where there is none.
+
+Both give the same pixels to the bit, so a run does not depend on which of them is there.
+"""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kernels import native
+from kernels.native.crop import crop_resize
+
+logger = logging.getLogger(__name__)
+
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # Left, top, right and bottom in pixels of the frame; parts of a pixel count.
 Box = tuple[float, float, float, float]
+Pixels = NDArray[np.uint8]
 
 
-def resample(frame: NDArray[np.uint8], box: Box, out: NDArray[np.uint8], *, interpolation: str, flip: bool) -> None:
-    """Write the part `box` of a frame (H, W, 3) to `out` (S, S, 3), filtered over the pixels it shrinks together."""
-    size = (out.shape[1], out.shape[0])
-    picture = np.asarray(Image.fromarray(frame).resize(size, RESAMPLE[interpolation], box=box))
-    np.copyto(out, picture[:, ::-1] if flip else picture)
+def resample(frames: Sequence[Pixels], box: Box, out: Sequence[Pixels], *, interpolation: str, flip: bool) -> None:
+    """Write the part `box` of each frame (H, W, 3) to its `out` (S, S, 3), filtered over what it shrinks together.
+
+    Frames have one shape and one distance between lines.
+    """
+    if _is_native():
+        crop_resize(frames, box, out, interpolation=interpolation, flip=flip)
+        return
+    for frame, pixels in zip(frames, out, strict=True):
+        size = (pixels.shape[1], pixels.shape[0])
+        picture = np.asarray(Image.fromarray(frame).resize(size, RESAMPLE[interpolation], box=box))
+        np.copyto(pixels, picture[:, ::-1] if flip else picture)
+
+
+@cache
+def _is_native() -> bool:
+    usable, reason = native.status()
+    if not usable:
+        logger.info("crop and resize: by Pillow, which is slower: %s", reason)
+    return usable

@@ -41,17 +41,26 @@ def _jitter(pixels: NDArray[np.uint8], factors: tuple[float, float, float]) -> N
 def apply_draw(frames: Frames, draw: SampleDraw, out: NDArray[np.uint8]) -> None:
     """Write one view of the decoded `frames` to `out` (F, S, S, 3); the colour operations are shared by its frames."""
     first: dict[int, int] = {}
+    alike: dict[tuple[object, ...], list[int]] = {}
     for place, index in enumerate(draw.frame_indices):
-        if index in first:
+        if index not in first:
+            first[index] = place
+            alike.setdefault((frames[index].shape, frames[index].strides), []).append(index)
+    for indices in alike.values():
+        height, width, _ = frames[indices[0]].shape
+        resample(
+            [frames[index] for index in indices],
+            _resample_box(draw, (width, height)),
+            [out[first[index]] for index in indices],
+            interpolation=draw.interpolation,
+            flip=draw.flip,
+        )
+    if draw.color_ops:
+        for place in first.values():
+            operated = apply_operations(Image.fromarray(out[place]), draw.color_ops, RESAMPLE[draw.interpolation])
+            out[place] = np.asarray(operated)
+    for place, index in enumerate(draw.frame_indices):
+        if first[index] != place:
             out[place] = out[first[index]]
-            continue
-        first[index] = place
-        frame = frames[index]
-        box = _resample_box(draw, (frame.shape[1], frame.shape[0]))
-        resample(frame, box, out[place], interpolation=draw.interpolation, flip=draw.flip)
-        if draw.color_ops:
-            out[place] = np.asarray(
-                apply_operations(Image.fromarray(out[place]), draw.color_ops, RESAMPLE[draw.interpolation])
-            )
     if draw.jitter is not None:
         out[:] = _jitter(out, draw.jitter)

@@ -303,7 +303,103 @@ void attention(const std::vector<int32_t>& borders, int64_t heads, int64_t dim) 
 
 }  // namespace
 
+// The definition in double precision: the weighted means of one axis, rounded to whole levels.
+std::vector<double> resampled(const std::vector<double>& line, double from, double to, int64_t size, bool cubic) {
+    const double scale = (to - from) / static_cast<double>(size), wide = scale > 1 ? scale : 1;
+    std::vector<double> out;
+    for (int64_t i = 0; i < size; ++i) {
+        const double middle = from + (static_cast<double>(i) + 0.5) * scale;
+        double sum = 0, total = 0;
+        for (std::size_t k = 0; k < line.size(); ++k) {
+            const double x = std::abs(static_cast<double>(k) + 0.5 - middle) / wide;
+            double weight = x < 1 ? 1 - x : 0;
+            if (cubic) {
+                weight = x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
+            }
+            sum += weight * line[k];
+            total += weight;
+        }
+        const double level = std::floor(sum / total + 0.5);
+        out.push_back(level < 0 ? 0 : level > 255 ? 255 : level);
+    }
+    return out;
+}
+
+void crop_resize(int64_t width, int64_t height, int64_t size, bool whole_pixels) {
+    constexpr int64_t count = 3;
+    // Lines end with padding, but the last one ends with the memory.
+    const int64_t pitch = 3 * width + 5;
+    const Array<uint8_t> memory(count * ((height - 1) * pitch + 3 * width)), pixels(count * size * size * 3);
+    for (int64_t i = 0; i < memory.count; ++i) memory[i] = static_cast<uint8_t>(whole(0, 255));
+    const uint8_t* frames[count];
+    uint8_t* outputs[count];
+    for (int64_t i = 0; i < count; ++i) {
+        frames[i] = memory.get() + i * (memory.count / count);
+        outputs[i] = pixels.get() + i * size * size * 3;
+    }
+    const auto share = [&](double low, double high) { return static_cast<float>(uniform(low, high)); };
+    const auto w = static_cast<float>(width), h = static_cast<float>(height);
+    float box[4] = {share(0, 0.4) * w, share(0, 0.4) * h, share(0.6, 1) * w, share(0.6, 1) * h};
+    if (whole_pixels && size <= width) {
+        box[0] = static_cast<float>(whole(0, width - size));
+        box[2] = box[0] + static_cast<float>(size);
+    }
+    if (whole_pixels && size <= height && whole(0, 1) == 1) {
+        box[1] = static_cast<float>(whole(0, height - size));
+        box[3] = box[1] + static_cast<float>(size);
+    }
+    const S4dFrames record{frames, count, height, width, pitch};
+    const bool height_first = height > size && height - size > 2 * (width - size);
+    for (const S4dFilter filter : {S4D_BILINEAR, S4D_BICUBIC}) {
+        for (const int32_t flip : {0, 1}) {
+            const int64_t channel = whole(0, 2), frame = whole(0, count - 1);
+            expect(s4d_crop_resize(&record, box, filter, flip, outputs, size, 2) == 0, "a crop within the frame");
+            std::vector<std::vector<double>> lines;
+            for (int64_t y = 0; y < height; ++y) {
+                lines.emplace_back();
+                for (int64_t x = 0; x < width; ++x) {
+                    lines.back().push_back(frames[frame][y * pitch + 3 * x + channel]);
+                }
+            }
+            const auto transposed = [](const std::vector<std::vector<double>>& all) {
+                std::vector<std::vector<double>> turned(all.front().size());
+                for (const auto& line : all) {
+                    for (std::size_t x = 0; x < line.size(); ++x) turned[x].push_back(line[x]);
+                }
+                return turned;
+            };
+            const auto pass = [&](double from, double to) {
+                for (auto& line : lines) line = resampled(line, from, to, size, filter == S4D_BICUBIC);
+            };
+            if (!height_first) pass(box[0], box[2]);
+            lines = transposed(lines);
+            pass(box[1], box[3]);
+            lines = transposed(lines);
+            if (height_first) pass(box[0], box[2]);
+            for (int64_t y = 0; y < size; ++y) {
+                for (int64_t x = 0; x < size; ++x) {
+                    const int64_t from = flip != 0 ? size - 1 - x : x;
+                    const double wanted = lines[static_cast<std::size_t>(y)][static_cast<std::size_t>(from)];
+                    // A tie may fall the other way, once an axis.
+                    expect_close(outputs[frame][3 * (y * size + x) + channel], wanted, 2, "a resampled pixel");
+                }
+            }
+        }
+    }
+    float outside[4] = {0, 0, w, std::nextafter(h, 2 * h)};
+    expect(s4d_crop_resize(&record, outside, S4D_BILINEAR, 0, outputs, size, 1) == 1, "a box that reaches outside");
+    outside[3] = std::nanf("");
+    expect(s4d_crop_resize(&record, outside, S4D_BILINEAR, 0, outputs, size, 1) == 1, "a box that is no number");
+}
+
 int main() {
+    for (const int64_t size : {1, 5, 16, 23}) {
+        for (const int64_t width : {1, 3, 40, 120}) {
+            for (const int64_t height : {1, 21, 150}) {
+                for (const bool whole_pixels : {false, true}) crop_resize(width, height, size, whole_pixels);
+            }
+        }
+    }
     for (const int64_t capacity : {-1, 0, 3}) {
         for (const int64_t tokens : {0, 1, 7, 50}) routing_plan(tokens, 2, 5, capacity);
     }

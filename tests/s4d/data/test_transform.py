@@ -83,3 +83,12 @@ def test_colours_and_operations_are_shared_by_all_frames(change: dict[str, objec
 
 def test_jitter_of_one_changes_nothing() -> None:
     assert (applied({0: noise()}, drawn(jitter=(1.0, 1.0, 1.0)), 64)[0] == np.asarray(noise())).all()
+
+
+def test_frames_of_different_sizes_lose_the_same_shares() -> None:
+    """Files of a folder need not have one size: each is cropped at the same relative place."""
+    ramp = np.tile(np.linspace(0, 255, 128)[None, :, None], (128, 1, 3)).astype(np.uint8)
+    frames = {0: Image.fromarray(ramp), 3: Image.fromarray(ramp).reduce(2), 4: Image.fromarray(ramp)}
+    pixels = applied(frames, drawn(frame_indices=(0, 3, 4), crop_box=(16.0, 16.0, 32.0, 32.0)), 16)
+    assert (pixels[0] == pixels[2]).all()
+    assert np.abs(pixels[0].astype(int) - pixels[1]).max() <= 2
