@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from s4d.analysis.class_scores import score_pictures
 from s4d.analysis.curves import curve_pictures
+from s4d.analysis.html_page import render_page
 from s4d.analysis.numbers import SCRATCH, main_run, modality_scores, report_numbers
 from s4d.analysis.picture import Picture
 from s4d.analysis.reconstruction_grid import reconstruction_picture
@@ -18,7 +17,7 @@ from s4d.analysis.step_time import time_picture
 from s4d.atomic_files import write_atomically
 from s4d.json_text import finite, to_json
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+TEMPLATE = "page.html.j2"
 COMPARED = ("uar", "war", "macro_f1")
 
 
@@ -45,12 +44,8 @@ def write_report(folder: Path) -> tuple[Path, dict[str, object]]:
 
 
 def _page(folder: Path, runs: list[Run]) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = lambda value: "-" if value is None else f"{value:.1%}"
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return render_page(
+        TEMPLATE,
         title=f"S4D report: {folder.resolve().name}",
         tiles=_tiles(runs),
         comparison=_comparison(runs),
