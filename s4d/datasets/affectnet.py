@@ -1,68 +1,57 @@
-"""AffectNet in the form that the S4D release reads: lists of `path label` lines, labels 0 to 6 in its class order."""
+"""AffectNet with seven or eight classes, in whichever of its three forms lies under the root.
+
+- lists of the S4D release: `train_affectnet7*.txt` and `test_*.txt` (affectnet_lists)
+- the classic distribution: `training.csv` and `validation.csv` (affectnet_csv)
+- the newer package: `train_set` and `val_set` (affectnet_package)
+
+The official test part was never handed out; its validation part is the split `test` here, as everybody reports it.
+Valence and arousal have no place in a manifest and are not read.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
-from s4d.datasets import CLASS_NAMES
-from s4d.datasets.listing import read_identities, read_lines, refuse_missing
+from s4d.datasets import CLASS_NAMES, affectnet_csv, affectnet_lists, affectnet_package
 from s4d.datasets.request import Request
 from s4d.errors import DataError
 
-LISTS = {"train": "train_affectnet7*.txt", "test": "test_*.txt"}
-MEDIA = ("", "Manually_Annotated_Images")
+logger = logging.getLogger(__name__)
+
+Reader = Callable[[Path, str, Request], list[ManifestRow]]
+
+# In order of precedence: whoever puts lists beside the images means the lists.
+FORMS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
+    ("lists of the S4D release", affectnet_lists.is_here, affectnet_lists.read),
+    ("training.csv and validation.csv", affectnet_csv.is_here, affectnet_csv.read),
+    ("train_set and val_set", affectnet_package.is_here, affectnet_package.read),
+)
 
 
 def prepare(root: Path, request: Request) -> list[ManifestRow]:
-    """One row per line of the lists under `root`; DataError names list, line and what is wrong with it."""
-    request.refuse("affectnet", "fold", "media")
+    """One row per image of the seven classes without contempt; DataError names file, row and field."""
+    return _prepare(root, "affectnet", request)
+
+
+def prepare_eight(root: Path, request: Request) -> list[ManifestRow]:
+    """One row per image of the eight classes; DataError names file, row and field."""
+    return _prepare(root, "affectnet8", request)
+
+
+def _prepare(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
+    request.refuse(dataset, "fold")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    identities = read_identities(root)
-    rows = []
-    for split, pattern in LISTS.items():
-        lists = sorted(root.glob(pattern))
-        if not lists:
-            raise DataError(f"{root}: no list {pattern}")
-        if len(lists) > 1:
-            raise DataError(f"{root}: {len(lists)} lists fit {pattern}: {', '.join(path.name for path in lists)}")
-        rows += _read_list(lists[0], root, split, identities)
-    return rows
-
-
-def _read_list(path: Path, root: Path, split: str, identities: dict[str, str]) -> list[ManifestRow]:
-    names = CLASS_NAMES["affectnet"]
-    entries: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name:
-            raise DataError(f"{path}: line {number}: expected 'path label', got {line!r}")
-        if not label.isdecimal() or int(label) >= len(names):
-            raise DataError(f"{path}: line {number}: unknown label {label!r}, expected 0 to {len(names) - 1}")
-        if name in entries:
-            raise DataError(f"{path}: line {number}: {name!r} is listed twice")
-        entries[name] = names[int(label)]
-        lines[name] = number
-    if not entries:
-        raise DataError(f"{path}: holds no rows")
-    media = next((folder for folder in MEDIA if (root / folder / next(iter(entries))).is_file()), MEDIA[0])
-    paths = {name: f"{media}/{name}" if media else name for name in entries}
-    missing = [(lines[name], name) for name in entries if not (root / paths[name]).is_file()]
-    refuse_missing(path, missing, len(entries))
-    return [
-        ManifestRow(
-            sample_id=name,
-            path=paths[name],
-            kind="image",
-            dataset="affectnet",
-            split=split,
-            label=label,
-            identity=identities.get(name, identities.get(paths[name])),
-            frame_count=1,
+    found = [(name, read) for name, is_here, read in FORMS if is_here(root)]
+    if not found:
+        raise DataError(
+            f"{root}: nothing of AffectNet (looked for {', '.join(name for name, _, _ in FORMS)}; "
+            f"the lists are called {' and '.join(affectnet_lists.patterns(len(CLASS_NAMES[dataset])))})"
         )
-        for name, label in entries.items()
-    ]
+    name, read = found[0]
+    if len(found) > 1:
+        logger.warning("%s: holds %s; read the %s", root, " and ".join(form for form, _ in found), name)
+    return read(root, dataset, request)

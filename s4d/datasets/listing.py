@@ -108,12 +108,15 @@ def check_name(text: str, where: str) -> None:
 
 
 def read_table(
-    path: Path, *, required: Sequence[str], optional: Sequence[str] = ()
+    path: Path, *, required: Sequence[str], optional: Sequence[str] = (), header: Sequence[str] = ()
 ) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a comma-separated file as (line number, column -> text); DataError names a wrong column or short row."""
+    """Rows of a comma-separated file as (line number, column -> text); DataError names a wrong column or short row.
+
+    `header` names the columns of a file that has no such line itself.
+    """
     reader = csv.reader(read_lines(path), strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = list(header) or [name.strip() for name in next(reader, [])]
         _check_header(path, header, required, optional)
         rows = []
         for cells in reader:

@@ -32,7 +32,8 @@ MODEL = {
 
 
 def run_on(manifest: Path, read: Manifest, fold: int | None) -> Config:
-    """One step on the train split; pre-training where there are no labels."""
+    """One step on the train split; pre-training where there are no labels or no test split."""
+    labelled = bool(read.classes) and any(row.split == "test" for row in read.rows)
     kinds = {row.kind for row in read.rows}
     modality = "image" if kinds == {"image"} else "video"
     source = {"name": "made", "modality": modality, "manifest": str(manifest), "stride": 1, "fold": fold}
@@ -40,7 +41,7 @@ def run_on(manifest: Path, read: Manifest, fold: int | None) -> Config:
         {
             "name": "made",
             "run_dir": "runs/made",
-            "task": "finetune" if read.classes else "pretrain",
+            "task": "finetune" if labelled else "pretrain",
             "model": MODEL,
             "data": {"sources": [source], "workers": 0},
             "batch": {"per_step": {"made": 2}},
