@@ -136,7 +136,7 @@ def test_views_of_images_are_pillows(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}{suffix}")
         Image.fromarray(noise).save(paths[-1], **options)
     # Frame 3 is held, frame 0 is used by two views.
-    draws = [draw for draw in draws_of((0, 1, 2, 3), (0, 3, 3, 3), (2, 3, 1, 2), (1, 1, 1, 1))]
+    draws = draws_of((0, 1, 2, 3), (0, 3, 3, 3), (2, 3, 1, 2), (1, 1, 1, 1))
     got = by_dali(tmp_path, draws, tuple(paths))
     frames = {index: np.asarray(Image.open(path).convert("RGB")) for index, path in enumerate(paths)}
     assert_close(got, expected(frames, draws))
