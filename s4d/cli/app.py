@@ -15,6 +15,8 @@ from s4d.cli import (
     config,
     data,
     data_cache,
+    data_crop,
+    data_unpack,
     doctor,
     evaluate,
     golden,
@@ -32,7 +34,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": (
         "Generate faces and prepare manifests.",
-        {"synth": data.synth, "prepare": data.prepare, "cache": data_cache.cache},
+        {
+            "synth": data.synth,
+            "prepare": data.prepare,
+            "cache": data_cache.cache,
+            "crop": data_crop.crop,
+            "unpack": data_unpack.unpack,
+        },
     ),
     "checkpoint": (
         "Import released weights, look into checkpoints.",

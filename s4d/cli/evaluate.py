@@ -39,6 +39,7 @@ def score_run(run: Path, split: str) -> dict[str, float]:
     from s4d.errors import DataError, UsageError
     from s4d.models.folder import find_model, read_tensors
     from s4d.tasks import build_task
+    from s4d.tasks.crop_provenance import crops_of, warn_of_changed_crops
 
     config = load(run / "config.yaml", ["model.init_from=null"])
     if config.task != "finetune":
@@ -46,6 +47,7 @@ def score_run(run: Path, split: str) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = build_task(config, rank=0, world_size=1, device=device)
     model = find_model(run)
+    warn_of_changed_crops(model, crops_of(config))
     try:
         task.module.load_state_dict(read_tensors(model))
     except RuntimeError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from s4d.synth.recipe import Plan, fold_of, identity_table, render_image
+from s4d.synth.recipe import Plan, face_table, fold_of, identity_table, render_image
 from s4d.synth.streams import name_digest
 
 FOLDER = "affectnet"
@@ -30,7 +30,7 @@ def write_image(root: Path, plan: Plan, index: int) -> int:
 
 
 def write_lists(root: Path, plan: Plan) -> None:
-    """Write `train_affectnet7.txt` and `test_affectnet7.txt` (path, space, class number) and `identities.csv`."""
+    """Write `train_affectnet7.txt` and `test_affectnet7.txt` (path, space, number), `identities.csv`, `faces.csv`."""
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for index in range(plan.images):
         split = "test" if fold_of(plan.person(index)) == 1 else "train"
@@ -40,3 +40,4 @@ def write_lists(root: Path, plan: Plan) -> None:
         (root / FOLDER / f"{split}_affectnet7.txt").write_text("".join(rows), encoding="utf-8")
     people = {image_path(plan, index): plan.person(index) for index in range(plan.images)}
     (root / FOLDER / "identities.csv").write_text(identity_table(people), encoding="utf-8")
+    (root / FOLDER / "faces.csv").write_text(face_table(plan, "image", people), encoding="utf-8")

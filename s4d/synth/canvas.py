@@ -71,13 +71,11 @@ class Canvas:
     def region(self, left: float, right: float, top: float, bottom: float) -> Region:
         """Pixel rectangle that holds the surface patch [left, right] x [top, bottom]."""
         places = [
-            self._project(u, v)
-            for v in (top, 0.5 * (top + bottom), bottom)
-            for u in (left, 0.5 * (left + right), right)
+            self.project(u, v) for v in (top, 0.5 * (top + bottom), bottom) for u in (left, 0.5 * (left + right), right)
         ]
         return self._span([row for row, _ in places]), self._span([column for _, column in places])
 
-    def _project(self, u: float, v: float) -> tuple[float, float]:
+    def project(self, u: float, v: float) -> tuple[float, float]:
         """Row and column of a surface point; scalar arithmetic, since nine points are too few for arrays to pay."""
         sin_yaw, cos_yaw, sin_pitch, cos_pitch, sin_roll, cos_roll = self.rotation
         w = math.sqrt(max(1.0 - u * u - v * v, 0.0))

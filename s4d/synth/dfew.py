@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from s4d.synth.recipe import NUM_FOLDS, Plan, fold_of, identity_table, render_clip
+from s4d.synth.recipe import NUM_FOLDS, Plan, face_table, fold_of, identity_table, render_clip
 
 FOLDER = "dfew"
 # Numbered from 0, as in the lists that the S4D release ships; DFEW's own files count from 1 in the same order.
@@ -29,10 +29,11 @@ def write_clip(root: Path, plan: Plan, index: int) -> int:
 
 
 def write_folds(root: Path, plan: Plan) -> None:
-    """Write train_set_K.csv, test_set_K.csv (fold K of 5 tests on a fifth of the people) and `identities.csv`."""
+    """Write train_set_K.csv, test_set_K.csv (fold K of 5: a fifth of the people), `identities.csv`, `faces.csv`."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     people = {clip_name(index): plan.person(index) for index in range(plan.clips)}
     (root / FOLDER / "identities.csv").write_text(identity_table(people), encoding="utf-8")
+    (root / FOLDER / "faces.csv").write_text(face_table(plan, "clip", people), encoding="utf-8")
     for fold in range(1, NUM_FOLDS + 1):
         lines: dict[str, list[str]] = {"train": [], "test": []}
         for index in range(plan.clips):

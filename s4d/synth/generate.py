@@ -91,6 +91,7 @@ def synthesize(
     frames = sum(_run(_jobs(plan, aside), workers or os.cpu_count() or 1))
     affectnet.write_lists(aside, plan)
     dfew.write_folds(aside, plan)
+    voxceleb2.write_faces(aside, plan)
     write_contact_sheet(aside, plan)
     for entry in sorted(aside.iterdir()):
         entry.replace(out / entry.name)

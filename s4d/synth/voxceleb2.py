@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from s4d.synth.recipe import Plan, render_pretrain
+from s4d.synth.recipe import Plan, face_table, render_pretrain
 from s4d.synth.streams import name_digest
 
 FOLDER = "voxceleb2"
@@ -41,3 +41,10 @@ def write_clip(root: Path, plan: Plan, index: int) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     encode_video(path, frames)
     return len(frames)
+
+
+def write_faces(root: Path, plan: Plan) -> None:
+    """Write `faces.csv`, the points of every frame."""
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    names = [clip_path(plan, index) for index in range(plan.pretrain_clips)]
+    (root / FOLDER / "faces.csv").write_text(face_table(plan, "pretrain", names), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     from s4d.data.plan import build_plan
     from s4d.data.sources import head_classes
     from s4d.models.backends import check_backends
+    from s4d.tasks.crop_provenance import crops_of, warn_of_other_crops
 
     check_backends(config.engine.backends)
     module, name = TASKS[config.task].split(":")
@@ -29,7 +31,10 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     weights, classes = build_plan(config, world_size=world_size).loss_weights(), head_classes(config)
     if config.task == "finetune":
         _check_held_out(config)
-    return task(config, weights, classes, rank=rank, world_size=world_size, device=device)
+    crops = crops_of(config)
+    if config.model.init_from is not None and rank == 0:
+        warn_of_other_crops(Path(config.model.init_from), crops)
+    return task(config, weights, classes, rank=rank, world_size=world_size, device=device, crops=crops)
 
 
 def _check_held_out(config: Config) -> None:

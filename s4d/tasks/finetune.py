@@ -41,9 +41,11 @@ class FinetuneTask:
         rank: int,
         world_size: int,
         device: torch.device,
+        crops: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config
         self.weights = dict(weights)
+        self.crops = dict(crops or {})
         self.classes = {name: tuple(names) for name, names in classes.items()}
         self.rank = rank
         self.device = device
@@ -144,6 +146,7 @@ class FinetuneTask:
             "stage": "finetune",
             "architecture": self.arch.to_dict(),
             "classes": {name: list(names) for name, names in self.classes.items()},
+            "crop": self.crops,
             "version": s4d.__version__,
         }
 

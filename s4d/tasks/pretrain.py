@@ -35,11 +35,13 @@ class PretrainTask:
         rank: int,
         world_size: int,
         device: torch.device,
+        crops: Mapping[str, str] | None = None,
     ) -> None:
         if classes:
             raise ValueError(f"classes: pre-training has no heads, got {sorted(classes)}")
         self.config = config
         self.weights = dict(weights)
+        self.crops = dict(crops or {})
         arch = architecture(config.model, experts=False)
         _check_masks(config, arch)
         model = build_pretrain(arch, config.seed, config.engine.backends)
@@ -77,6 +79,7 @@ class PretrainTask:
             "stage": "pretrain",
             "architecture": self.arch.to_dict(),
             "classes": {},
+            "crop": self.crops,
             "version": s4d.__version__,
         }
 
