@@ -16,7 +16,6 @@ from s4d.cli import (
     data,
     data_cache,
     data_crop,
-    data_unpack,
     doctor,
     evaluate,
     golden,
@@ -39,7 +38,6 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
             "prepare": data.prepare,
             "cache": data_cache.cache,
             "crop": data_crop.crop,
-            "unpack": data_unpack.unpack,
         },
     ),
     "checkpoint": (
