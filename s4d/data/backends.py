@@ -24,6 +24,11 @@ def require(config: Config, plan: SamplePlan, rank: int, device: torch.device) -
     backend = config.data.backend
     if backend in ("auto", "pyav"):
         return
+    cached = _cached(plan)
+    if cached:
+        raise UsageError(
+            f"{FIELD}: {backend} decodes files, but source {cached} has a cache of decoded frames; use pyav"
+        )
     reason = refusal(backend) or try_backend(backend, config, plan, rank, device, FEW).refusal
     if reason:
         raise UsageError(f"{FIELD}: {backend}: {reason}")
@@ -36,7 +41,7 @@ def choose(config: Config, plan: SamplePlan, rank: int, device: torch.device) ->
     """
     if config.data.backend != "auto":
         return config.data.backend
-    if device.type == "cpu":
+    if device.type == "cpu" or _cached(plan):
         return "pyav"
     chosen = [""]
     if rank == 0:
@@ -44,6 +49,11 @@ def choose(config: Config, plan: SamplePlan, rank: int, device: torch.device) ->
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(chosen, src=0)
     return chosen[0]
+
+
+def _cached(plan: SamplePlan) -> str | None:
+    """Name of a source that is read from a cache, which needs no decoder."""
+    return next((source.config.name for source in plan.sources if source.cache is not None), None)
 
 
 def _trial(backend: str, config: Config, plan: SamplePlan, device: torch.device) -> Trial:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from s4d.data import current_file
 from s4d.data.dali.files import EncodedFile
 from s4d.data.dali.pipelines import INTERPOLATION, Shape, build_pipeline
 from s4d.errors import DataError
 
-# Files a pipeline decodes at once. A GPU decodes them side by side on all its engines; a decoding process takes few
-# videos, for the sake of its memory, since the wanted frames of all of them are held at once.
-VIDEOS_AT_ONCE = {"cuda": 32, "cpu": 4}
-IMAGES_AT_ONCE = {"cuda": 128, "cpu": 16}
+# Files a GPU decodes at once, side by side on all its engines. A decoding process takes one after the other: it gains
+# nothing from more, holds the frames of one only, and if a file is its end it is known which.
+VIDEOS_AT_ONCE, IMAGES_AT_ONCE = 32, 128
 # Failures of the machine, which no other sample would mend.
 MACHINE = re.compile(r"\bcuda\b|out of memory|bad_alloc|nvcuvid|driver", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ class Decoder:
         data = encoded.numpy()
         for shape, chunk in self._chunks(files):
             for file, problem in self._decode(shape, chunk, data, pixels):
-                undecodable.setdefault(file.sample, f"{file.path}: cannot decode: {problem}")
+                undecodable.setdefault(file.sample, problem)
         return undecodable
 
     def close(self) -> None:
@@ -72,16 +72,23 @@ class Decoder:
     ) -> list[tuple[EncodedFile, str]]:
         """Decode one chunk; files that cannot be decoded are found by halving it, since DALI fails a batch as one."""
         try:
+            if len(files) == 1:
+                current_file.starting(files[0].path)
             self._run(shape, files, data, pixels)
             return []
+        except DataError as error:
+            return [(files[0], str(error))]
         except RuntimeError as error:
             # A pipeline that has failed serves no more.
             self._pipelines.pop(shape, None)
             reason = _reason(str(error))
             if MACHINE.search(reason):
+                if current_file.is_watched():
+                    # Whoever watches this process starts another one, and refuses a file that is too much for that too.
+                    raise MemoryError(reason) from error
                 raise DataError(f"data.backend: dali failed: {reason}") from error
             if len(files) == 1:
-                return [(files[0], reason)]
+                return [(files[0], f"{files[0].path}: cannot decode: {reason}")]
         middle = len(files) // 2
         return [bad for half in (files[:middle], files[middle:]) for bad in self._decode(shape, half, data, pixels)]
 
@@ -115,7 +122,9 @@ class Decoder:
             torch.cuda.current_stream(self.device).synchronize()
 
     def _at_once(self, shape: Shape) -> int:
-        return (VIDEOS_AT_ONCE if shape.video else IMAGES_AT_ONCE)[self.device.type]
+        if self.device.type == "cpu":
+            return 1
+        return VIDEOS_AT_ONCE if shape.video else IMAGES_AT_ONCE
 
     def _threads(self) -> int:
         """A decoding process has one; beside a GPU every engine should be fed."""

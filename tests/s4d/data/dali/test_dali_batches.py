@@ -117,9 +117,15 @@ def damaged(vp9_tree: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.parametrize("at_once", [1, 8])
 def test_undecodable_files_are_replaced_as_by_the_other_backend(
-    vp9_config: MakeConfig, damaged: Path, caplog: pytest.LogCaptureFixture
+    vp9_config: MakeConfig,
+    damaged: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
 ) -> None:
+    monkeypatch.setattr(decoder.Decoder, "_at_once", lambda self, shape: at_once)
     told = {}
     found = {}
     for backend in ("dali", "pyav"):
