@@ -1,8 +1,13 @@
-"""Video files through PyAV."""
+"""Video files through PyAV.
+
+Opening a file lists its packets; the first visit decodes from that list, without opening or reading the file again.
+Frames that nothing is predicted from are decoded only if they are wanted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +24,35 @@ from s4d.errors import DataError
 
 # A stream may change its size on the way.
 DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
+# Decoders that leave out frames that nothing is predicted from without a change to any other frame.
+CAN_SKIP = frozenset({"h264", "hevc", "mpeg4"})
+# Most bytes of packets that are kept from opening a file until it is decoded.
+HELD_BYTES = 64 << 20
+
+
+class _Listed(threading.local):
+    """The file that a thread opened last and its packets, until it decodes them."""
+
+    held: tuple[Path, InputContainer, tuple[av.Packet, ...]] | None = None
+
+    def hold(self, path: Path, container: InputContainer, packets: list[av.Packet]) -> None:
+        """Keep an open file, unless its packets are too large; the one before is closed."""
+        if self.held is not None:
+            self.held[1].close()
+        self.held = path, container, tuple(packets)
+        if sum(packet.size for packet in packets) > HELD_BYTES:
+            self.take(path)
+            container.close()
+
+    def take(self, path: Path) -> tuple[InputContainer, tuple[av.Packet, ...]] | None:
+        """Hand over the file at `path`, if it is this one."""
+        if self.held is None or self.held[0] != path:
+            return None
+        (_, container, packets), self.held = self.held, None
+        return container, packets
+
+
+_listed = _Listed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +71,75 @@ class VideoFile:
 
     def frames(self, indices: Iterable[int], scale: float = 1.0) -> Frames:
         """Decoded frames; see `Media.frames`. Decoding starts at the last keyframe before the first wanted frame."""
-        wanted = {self.times[index]: index for index in indices}
-        first, last = min(wanted), max(wanted)
-        found: Frames = {}
-        convert = VideoReformatter()
-        with reading(self.path), _opened(self.path) as container:
-            stream = container.streams.video[0]
-            stream.thread_count = 1
-            stream.codec_context.options = DECODER_OPTIONS
-            start = max((time for time in self.keyframes if time <= first), default=None)
-            if start is not None and start > self.times[0]:
-                container.seek(start, stream=stream)
-            for frame in container.decode(stream):
-                if frame.pts in wanted:
-                    found[wanted[frame.pts]] = _rgb(convert, frame)
-                if frame.pts is not None and frame.pts >= last:
-                    break
+        wanted: dict[int, list[int]] = {}
+        for index in set(indices):
+            wanted.setdefault(self.times[index], []).append(index)
+        with reading(self.path):
+            found = self._decode(wanted.keys(), _listed.take(self.path), careful=False)
+            if len(found) < len(wanted):
+                found = self._decode(wanted.keys(), None, careful=True)
         missing = len(wanted) - len(found)
         if missing:
             raise DataError(f"{self.path}: cannot decode: {missing} of {len(wanted)} wanted frames are damaged")
-        return found
+        return {index: found[time] for time, places in wanted.items() for index in places}
+
+    def _decode(
+        self, wanted: Set[int], listed: tuple[InputContainer, tuple[av.Packet, ...]] | None, *, careful: bool
+    ) -> dict[int, NDArray[np.uint8]]:
+        """The frames at the `wanted` times, from the packets that opening the file has `listed`, or from the file."""
+        start = max((time for time in self.keyframes if time <= min(wanted)), default=self.times[0])
+        container, packets = listed or (_opened(self.path), None)
+        with container:
+            stream = container.streams.video[0]
+            stream.thread_count = 1
+            stream.codec_context.options = DECODER_OPTIONS
+            if packets is None:
+                if start > self.times[0]:
+                    container.seek(start, stream=stream)
+                return _pick(stream.codec_context, container.demux(stream), wanted, careful=careful)
+            if start > self.times[0]:
+                packets = packets[[packet.is_keyframe and packet.pts == start for packet in packets].index(True) :]
+            return _pick(stream.codec_context, packets, wanted, careful=careful)
+
+
+def _pick(
+    context: av.VideoCodecContext, packets: Iterable[av.Packet], wanted: Set[int], *, careful: bool
+) -> dict[int, NDArray[np.uint8]]:
+    """Pixels of the frames at the `wanted` times, as far as `packets` have them.
+
+    Decoding ends with the last packet of a wanted frame and leaves out what no frame needs. A decoder that answers
+    later than it is asked may lose wanted frames by that: `careful` decodes all packets until the frames are there.
+    """
+    found: dict[int, NDArray[np.uint8]] = {}
+    convert = VideoReformatter()
+
+    def collect(frames: list[av.VideoFrame]) -> None:
+        for frame in frames:
+            if frame.pts is not None and frame.pts in wanted:
+                found[frame.pts] = _rgb(convert, frame)
+
+    skips = not careful and _can_skip(context)
+    left = set(wanted)
+    for packet in packets:
+        if not packet.size:
+            continue
+        if skips:
+            context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+        collect(context.decode(packet))
+        left.discard(packet.pts)
+        if len(found) == len(wanted) or not (left or careful):
+            break
+    collect(context.decode(None))
+    return found
+
+
+def _can_skip(context: av.VideoCodecContext) -> bool:
+    if context.name != "hevc":
+        return context.name in CAN_SKIP
+    # Bits 3 to 5 of byte 21 of an hvcC record: layers in time. A frame that its own layer does not need may serve
+    # a higher one.
+    record = context.extradata or b""
+    return len(record) > 21 and record[0] == 1 and (record[21] >> 3) & 7 <= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +166,11 @@ class UntimedVideo:
 
 
 def _rgb(convert: VideoReformatter, frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """RGB pixels of a decoded frame; one converter per file keeps its tables, which cost more than a frame."""
-    rgb: NDArray[np.uint8] = convert.reformat(frame, format="rgb24", threads=1).to_ndarray()  # type: ignore[assignment]
-    return rgb
+    """RGB pixels of a decoded frame, a view of the memory they were converted into, whose lines may be padded."""
+    rgb = convert.reformat(frame, format="rgb24", threads=1)
+    plane = rgb.planes[0]
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)
+    return lines[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
 
 
 def _opened(path: Path) -> InputContainer:
@@ -120,25 +205,44 @@ def _packets(path: Path, container: InputContainer) -> list[av.Packet]:
     return packets
 
 
+def _timed(path: Path, container: InputContainer, packets: list[av.Packet]) -> VideoFile | None:
+    """The video that `packets` are, None where they have no times."""
+    stream = container.streams.video[0]
+    if len(packets) < stream.frames:
+        raise DataError(f"{path}: truncated: {len(packets)} frames of the {stream.frames} in its header")
+    shown = [packet for packet in packets if not packet.is_discard]
+    if not shown:
+        raise DataError(f"{path}: cannot decode: holds no frames")
+    times = [packet.pts for packet in shown if packet.pts is not None]
+    if len(times) < len(shown):
+        return None
+    keyframes = tuple(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
+    size = (stream.codec_context.width, stream.codec_context.height)
+    return VideoFile(path, size, tuple(sorted(times)), keyframes)
+
+
 @lru_cache(maxsize=1024)
 def open_video(path: Path) -> Media:
     """List the packets of a video file; DataError where it holds no video or ends before its header says."""
+    with reading(path):
+        container = _opened(path)
+        try:
+            packets = _packets(path, container)
+            video = _timed(path, container, packets)
+        except BaseException:
+            container.close()
+            raise
+        if video is not None:
+            _listed.hold(path, container, packets)
+            return video
+        container.close()
     with reading(path), _opened(path) as container:
-        stream = container.streams.video[0]
-        size = (stream.codec_context.width, stream.codec_context.height)
-        packets = _packets(path, container)
-        if not packets:
+        context = container.streams.video[0].codec_context
+        context.options = DECODER_OPTIONS
+        frames = sum(1 for _ in container.decode(video=0))
+        if not frames:
             raise DataError(f"{path}: cannot decode: holds no frames")
-        if len(packets) < stream.frames:
-            raise DataError(f"{path}: truncated: {len(packets)} frames of the {stream.frames} in its header")
-        shown = [packet for packet in packets if not packet.is_discard]
-        times = [packet.pts for packet in shown if packet.pts is not None]
-        if len(times) == len(shown):
-            keyframes = tuple(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
-            return VideoFile(path, size, tuple(sorted(times)), keyframes)
-    with reading(path), _opened(path) as container:
-        container.streams.video[0].codec_context.options = DECODER_OPTIONS
-        return UntimedVideo(path, size, sum(1 for _ in container.decode(video=0)))
+        return UntimedVideo(path, (context.width, context.height), frames)
 
 
 @lru_cache(maxsize=1024)
