@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from s4d.analysis.tile_sheet import draw_sheet
 from s4d.synth.action_units import CLASSES
 from s4d.synth.recipe import CLIP_FRAMES, Plan, render_clip, render_image
 
-TILE = 96
 COLUMNS = 12
 STRIPS = 2
-MARGIN = 84
 
 
 def write_contact_sheet(root: Path, plan: Plan) -> Path:
@@ -21,13 +20,7 @@ def write_contact_sheet(root: Path, plan: Plan) -> Path:
     for label in CLASSES:
         rows += [(label, strip) for strip in _strips(plan, label)]
     rows = [(label, tiles) for label, tiles in rows if tiles]
-    sheet = Image.new("RGB", (MARGIN + COLUMNS * TILE, max(len(rows), 1) * TILE), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, (label, tiles) in enumerate(rows):
-        pen.text((6, row * TILE + TILE // 2 - 6), label, fill="black")
-        for column, tile in enumerate(tiles):
-            small = tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
-            sheet.paste(small, (MARGIN + column * TILE, row * TILE))
+    sheet = draw_sheet(rows, columns=COLUMNS)
     path = root / "contact_sheet.png"
     sheet.save(path)
     return path

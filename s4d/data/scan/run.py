@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanReport:
-    """What a scan did: media of the manifest, those already known, those looked at now, and those with errors."""
+    """What a scan did: media of the manifest, those already known, those looked at now, and all with errors."""
 
     media: int
     known: int
@@ -41,12 +41,14 @@ def scan_manifest(
     a manifest or scan file that cannot be read and UsageError where another scan writes to `out`.
     """
     manifest, out = read_manifest(path), Path(out)
-    failed = []
     done = 0
     with ScanWriter(out) as writer:
         scan = read_scan(out)
         media = media_of(manifest)
-        todo = [medium for medium in media if not _is_known(scan, manifest.root, medium, quick)]
+        known = [medium for medium in media if _is_known(scan, manifest.root, medium, quick)]
+        already = set(known)
+        todo = [medium for medium in media if medium not in already]
+        failed = [scan.probes[path] for path, _ in known if scan.probes[path].error is not None]
         for probe in probe_all(manifest.root, todo, workers=workers, quick=quick):
             writer.write(probe)
             done += 1
@@ -54,7 +56,7 @@ def scan_manifest(
                 failed.append(probe)
             if progress is not None:
                 progress(done, len(todo))
-    return ScanReport(media=len(media), known=len(media) - len(todo), scanned=done, failed=tuple(failed))
+    return ScanReport(media=len(media), known=len(known), scanned=done, failed=tuple(failed))
 
 
 def media_of(manifest: Manifest) -> list[tuple[str, Kind]]:

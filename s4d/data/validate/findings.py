@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -42,8 +42,8 @@ class Finding:
 class Findings:
     """The outcome for one manifest, worst first.
 
-    `counts` has the rows of each class by split (folds as `train 1`); `facts` are the numbers that the checks met;
-    `looked_at` says in one line which media were decoded for it.
+    `counts` has the rows of each class by split (folds as `train 1`); `facts` are numbers that the checks met and
+    `values` the measures behind them, one per face; `looked_at` says in one line which media were decoded for it.
     """
 
     manifest: Path
@@ -52,12 +52,18 @@ class Findings:
     media: int = 0
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     looked_at: str = ""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
         """Findings that make the data unfit as they are."""
         return tuple(item for item in self.items if item.severity == "error")
+
+    @property
+    def severities(self) -> dict[Severity, int]:
+        """Number of findings of each severity."""
+        return {severity: sum(item.severity == severity for item in self.items) for severity in SEVERITIES}
 
     @property
     def codes(self) -> Counter[str]:
@@ -67,3 +73,21 @@ class Findings:
     def of(self, code: str) -> tuple[Finding, ...]:
         """The findings of one code."""
         return tuple(item for item in self.items if item.code == code)
+
+    def document(self) -> dict[str, object]:
+        """Everything but `values`, for JSON."""
+        return {
+            "manifest": str(self.manifest),
+            "rows": self.rows,
+            "media": self.media,
+            "looked_at": self.looked_at,
+            "severities": self.severities,
+            "counts": self.counts,
+            "facts": self.facts,
+            "findings": [asdict(item) for item in self.items],
+        }
+
+
+def summary(severity: Severity, code: str, affected: Sequence[str], of: int, text: str) -> Finding:
+    """One finding about many media: how many of how many, and the first of them."""
+    return Finding(severity=severity, code=code, text=f"{len(affected)} of {of} media {text} (first: {affected[0]})")

@@ -124,6 +124,6 @@ def test_what_cannot_be_read_has_an_error(
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    found = probe_medium(tmp_path, name, kind, quick=False)  # type: ignore[arg-type]
+    found = probe_medium(tmp_path, name, kind, quick=False)
     assert found.error is not None and reason in found.error and name in found.error
     assert "\n" not in found.error

@@ -56,6 +56,8 @@ def test_a_second_scan_looks_at_new_and_changed_files_only(manifest: Path, tmp_p
     assert (third.known, third.scanned) == (4, 2)
     assert [probe.path for probe in third.failed] == ["3.jpg"]
     assert sorted(read_scan(out).changed) == ["3.jpg", "4.jpg"]
+    fourth = scan_manifest(manifest, out, workers=1)
+    assert (fourth.scanned, [probe.path for probe in fourth.failed]) == (0, ["3.jpg"])
 
 
 def test_a_quick_scan_does_not_stand_for_a_full_one(manifest: Path, tmp_path: Path) -> None:
