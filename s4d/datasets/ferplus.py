@@ -114,7 +114,7 @@ def _media(root: Path, request: Request) -> str:
         if all((root / base / folder).is_dir() for folder in folders):
             return base
     pixels = next((name for name in PIXELS if (root / name).is_file()), None)
-    hint = f"; {pixels} has them as pixels: `s4d data unpack ferplus {root}` writes them" if pixels else ""
+    hint = f"; {pixels} has them as pixels: `s4d data unpack {root}` writes them" if pixels else ""
     raise DataError(f"{root}: no exported images (looked for the folders {', '.join(folders)}){hint}")
 
 

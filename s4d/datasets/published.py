@@ -40,6 +40,11 @@ def _quoted(dataset: str, source: str, split: str, counts: Sequence[int]) -> Pub
     return dataclasses.replace(_counts(dataset, source, split, counts), approximate=True)
 
 
+def _approximate(source: str, split: str, total: int) -> PublishedCount:
+    """A total that papers give, not counted in a list."""
+    return PublishedCount(split=split, total=total, source=source, approximate=True)
+
+
 def _totals(source: str, folds: Sequence[tuple[int, int]]) -> tuple[PublishedCount, ...]:
     """Train and test totals of folds 1, 2, ..."""
     return tuple(
@@ -107,7 +112,34 @@ PUBLISHED: dict[str, tuple[PublishedCount, ...]] = {
         _quoted("affectnet8", "manually annotated part", "test", (500,) * 8),
         _quoted("affectnet8", "newer package", "test", (*(500,) * 7, 499)),
     ),
+    "caer": (
+        _approximate("paper: 13,201 clips, shared out 70 to 10 to 20", "train", 9240),
+        _approximate("paper: 13,201 clips, shared out 70 to 10 to 20", "val", 1320),
+        _approximate("paper: 13,201 clips, shared out 70 to 10 to 20", "test", 2641),
+    ),
+    "caer_s": (
+        _approximate("paper: 70,000 images, shared out 70 to 30", "train", 49_000),
+        _approximate("paper: 70,000 images, shared out 70 to 30", "test", 21_000),
+    ),
+    "celebv_hq": (_approximate("readme; videos vanish from the web", "train", 35_666),),
+    "celebv_text": (_approximate("readme; videos vanish from the web", "train", 70_000),),
     "dfew": _folds("dfew", "single-labelled set", DFEW_FOLDS),
+    "ferplus": tuple(
+        _counts("ferplus", "fer2013new.csv, majority rule", split, counts)
+        for split, counts in (
+            ("train", (8740, 7287, 3149, 3014, 2100, 119, 532, 119)),
+            ("val", (1182, 865, 415, 351, 287, 24, 62, 13)),
+            ("test", (1090, 893, 396, 384, 273, 18, 83, 16)),
+        )
+    ),
+    "ferplus_votes": tuple(
+        _counts("ferplus_votes", "fer2013new.csv, most votes", split, counts)
+        for split, counts in (
+            ("train", (10388, 7539, 3588, 3549, 2478, 194, 656, 167)),
+            ("val", (1347, 899, 459, 418, 320, 36, 75, 25)),
+            ("test", (1278, 929, 446, 448, 326, 23, 94, 29)),
+        )
+    ),
     "ferv39k": (
         _counts("ferv39k", "all scenes", "train", (5906, 1833, 1680, 5854, 7790, 5523, 2502)),
         _counts("ferv39k", "all scenes", "test", (1487, 467, 431, 1473, 1958, 1393, 638)),
@@ -119,6 +151,10 @@ PUBLISHED: dict[str, tuple[PublishedCount, ...]] = {
     "mafw_compound": (
         *_totals("compound set", COMPOUND),
         *_totals("compound set, clips with a caption", COMPOUND_CAPTIONED),
+    ),
+    "rafdb": (
+        _counts("rafdb", "basic part", "train", (1290, 281, 717, 4772, 1982, 705, 2524)),
+        _counts("rafdb", "basic part", "test", (329, 74, 160, 1185, 478, 162, 680)),
     ),
     "voxceleb2": (PublishedCount(split="train", total=1_092_009, source="files of dev"),),
 }

@@ -9,6 +9,7 @@ has to choose: `Image/aligned` holds cut-out faces of 100 x 100 pixels, `Image/o
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,8 @@ def _numbers(path: str, lines: int, count: int) -> list[float]:
     text = " ".join(read_lines(Path(path))[:lines])
     try:
         numbers = [float(part) for part in text.split()]
+        if not all(math.isfinite(value) for value in numbers):
+            raise ValueError("a coordinate is not finite")
     except ValueError as error:
         raise DataError(f"{path}: line 1: {error}") from error
     if len(numbers) != count:
