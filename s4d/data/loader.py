@@ -75,8 +75,9 @@ class TrainBatches:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-            # The loader's queues refer to one another, and their semaphores stay until they are gone.
-            gc.collect()
+            if self._workers:
+                # What the processes shared refers to itself, and stays until it is gone.
+                gc.collect()
 
     def _steps(self, start: int) -> Generator[list[PackedBatch], None, None]:
         accumulation = self.plan.accumulation

@@ -41,6 +41,21 @@ def write_video(path: Path, frames: list[np.ndarray], *, keyframes_every: int = 
     return path
 
 
+VP9 = {"g": "8", "crf": "10", "b": "0", "deadline": "realtime", "cpu-used": "8"}
+
+
+def write_webm(path: Path, frames: list[np.ndarray], **options: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=25, options={**VP9, **options})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
 def row(path: str, kind: str, number: int, *, test: bool, label: bool = True) -> ManifestRow:
     return ManifestRow(
         sample_id=Path(path).stem,
@@ -148,11 +163,17 @@ def write_clip() -> Callable[..., Path]:
     return write_video
 
 
+@pytest.fixture(scope="session")
+def write_vp9() -> Callable[..., Path]:
+    """A VP9 file, which every decoder reads without a GPU; keyword arguments are options of the encoder."""
+    return write_webm
+
+
 @pytest.fixture
 def numbered_frame() -> Callable[[int], np.ndarray]:
     return frame_number
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def picture_of() -> Callable[..., np.ndarray]:
     return picture

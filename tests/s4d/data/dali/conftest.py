@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -15,28 +14,10 @@ from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import Manifest, write_manifest
 
 FRAMES = 14
-OPTIONS = {"g": "8", "crf": "10", "b": "0", "deadline": "realtime", "cpu-used": "8"}
-
-
-def write_webm(path: Path, frames: list[np.ndarray], **options: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libvpx-vp9", rate=25, options={**OPTIONS, **options})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(scope="session")
-def write_vp9() -> Callable[..., Path]:
-    return write_webm
-
-
-@pytest.fixture(scope="session")
-def vp9_tree(tmp_path_factory: pytest.TempPathFactory, media_tree: Path) -> Path:
+def vp9_tree(tmp_path_factory: pytest.TempPathFactory, media_tree: Path, write_vp9: Callable[..., Path]) -> Path:
     """The 17 train images of `media_tree` and 6 VP9 clips, with images.csv and vp9.csv."""
     root = tmp_path_factory.mktemp("vp9")
     shutil.copytree(media_tree / "images", root / "images")
@@ -45,7 +26,7 @@ def vp9_tree(tmp_path_factory: pytest.TempPathFactory, media_tree: Path) -> Path
     for number in range(6):
         noise = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
         still = noise.repeat(8, axis=0).repeat(8, axis=1)
-        write_webm(root / f"vp9/w{number}.webm", [np.roll(still, 2 * i, axis=1) for i in range(FRAMES + number)])
+        write_vp9(root / f"vp9/w{number}.webm", [np.roll(still, 2 * i, axis=1) for i in range(FRAMES + number)])
         rows.append(
             ManifestRow(sample_id=f"w{number}", path=f"vp9/w{number}.webm", kind="video", dataset="made", split="train")
         )
