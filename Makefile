@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native native-sanitize check test test-deep gpu-report demo clean distclean
+.PHONY: help env native native-sanitize check test test-deep scorecard gpu-report demo clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -74,6 +74,11 @@ SLICE ?= 1/1
 SLICE_SECONDS ?= 0
 test-deep: env ## long checks; SLICE=2/7 runs the second of seven parts
 	PYTHONPATH=tests $(PYTEST) -n 2 -p deep_slice -m deep --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS)
+
+SCORE_SECONDS ?= 600
+SCORE_OPTIONS ?=
+scorecard: env ## count the promises about bad input further towards their goals; totals to commit in benchmarks/scorecard
+	OMP_NUM_THREADS=1 $(PY) tests/fuzz/scorecard.py --seconds $(SCORE_SECONDS) $(SCORE_OPTIONS)
 
 # ---- measurements ----
 

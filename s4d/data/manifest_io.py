@@ -12,8 +12,10 @@ import difflib
 import hashlib
 import importlib
 import io
+import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,9 @@ from s4d.errors import DataError, UsageError
 
 COLUMNS = tuple(field.name for field in fields(ManifestRow))
 REQUIRED = ("path", "label", "split", "kind")
+TEXTS = ("sample_id", "path", "kind", "dataset", "split", "label", "identity")
+# Letters of a wrong cell that an error quotes.
+SHOWN = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,12 +191,13 @@ def _read_parquet(path: Path) -> tuple[dict[str, str], list[tuple[int, dict[str,
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    _check_columns(path, table.column_names)
-    metadata = table.schema.metadata or {}
-    header = {key.decode()[4:]: value.decode() for key, value in metadata.items() if key.startswith(b"s4d.")}
-    return header, list(enumerate(table.to_pylist(), start=1))
+        metadata = table.schema.metadata or {}
+        header = {key.decode()[4:]: value.decode() for key, value in metadata.items() if key.startswith(b"s4d.")}
+        columns, records = table.column_names, table.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, KeyError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {(str(error).splitlines() or [''])[0]}") from error
+    _check_columns(path, columns)
+    return header, list(enumerate(records, start=1))
 
 
 def _read_csv(path: Path) -> tuple[dict[str, str], list[tuple[int, dict[str, Any]]]]:
@@ -206,19 +212,28 @@ def _read_csv(path: Path) -> tuple[dict[str, str], list[tuple[int, dict[str, Any
         if separator:
             header[key.strip()] = value.strip()
         skipped += 1
-    reader = csv.reader(lines[skipped:])
-    columns = [name.strip() for name in next(reader, [])]
+    reader = _cells(path, csv.reader(lines[skipped:]))
+    columns = [name.strip() for _, cells in itertools.islice(reader, 1) for name in cells]
     _check_columns(path, columns)
     records = []
-    for cells in reader:
+    for line, cells in reader:
         if not cells:
             continue
-        number = skipped + reader.line_num
+        number = skipped + line
         if len(cells) != len(columns):
             raise DataError(f"{path}: line {number}: expected {len(columns)} fields, got {len(cells)}")
         pairs = zip(columns, cells, strict=True)
         records.append((number, {name: cell.strip() or None for name, cell in pairs}))
     return header, records
+
+
+def _cells(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of each row of a CSV reader."""
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise DataError(f"{path}: not a readable CSV file: {error}") from error
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -242,14 +257,17 @@ def _row(path: Path, number: int, record: dict[str, Any], dataset: str) -> Manif
     for name in ("path", "split", "kind"):
         if not values[name]:
             raise DataError(f"{path}: row {number}: field {name!r} is empty")
+    for name in TEXTS:
+        if not isinstance(values.get(name), str | None):
+            raise DataError(f"{path}: row {number}: field {name!r}: expected text, got {str(values[name])[:SHOWN]!r}")
     refuse_outside(values["path"], f"{path}: row {number}")
     for name, convert in CONVERT.items():
         cell = values.get(name)
         if cell is not None:
             try:
                 values[name] = convert(cell)
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{path}: row {number}: field {name!r}: cannot read {cell!r}") from error
+            except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                raise DataError(f"{path}: row {number}: field {name!r}: cannot read {str(cell)[:SHOWN]!r}") from error
     try:
         return ManifestRow(**values)
     except ValueError as error:
@@ -262,7 +280,20 @@ def _box(cell: str) -> tuple[int, int, int, int]:
 
 
 def _points(cell: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in cell.split())
+    return tuple(_finite(part) for part in cell.split())
+
+
+def _whole(cell: str | float) -> int:
+    if isinstance(cell, float) and not cell.is_integer():
+        raise ValueError(cell)
+    return int(cell)
+
+
+def _finite(cell: str | float) -> float:
+    value = float(cell)
+    if not math.isfinite(value):
+        raise ValueError(cell)
+    return value
 
 
 def _distribution(cell: str) -> tuple[tuple[str, float], ...]:
@@ -279,9 +310,9 @@ TEXT_OF: dict[str, Callable[[Any], str]] = {
     "distribution": lambda shares: json.dumps(dict(shares)),
 }
 CONVERT: dict[str, Callable[[Any], object]] = {
-    "fold": int,
-    "frame_count": int,
-    "fps": float,
+    "fold": _whole,
+    "frame_count": _whole,
+    "fps": _finite,
     "face_box": _box,
     "face_points": _points,
     "distribution": _distribution,
@@ -303,8 +334,10 @@ def _classes(path: Path, text: str | None, rows: Sequence[ManifestRow]) -> tuple
         return tuple(sorted(labels))
     try:
         classes = tuple(json.loads(text)) if text.startswith("[") else tuple(part.strip() for part in text.split(","))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: field 'classes' is not a list of names: {text!r}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: field 'classes' is not a list of names: {text[:SHOWN]!r}") from error
+    if not all(isinstance(name, str) for name in classes):
+        raise DataError(f"{path}: field 'classes' is not a list of names: {text[:SHOWN]!r}")
     for number, row in enumerate(rows, start=1):
         if row.label is not None and row.label not in classes:
             raise DataError(f"{path}: row {number}: label {row.label!r} is not one of the classes {', '.join(classes)}")

@@ -53,7 +53,7 @@ def open_media(path: Path, kind: str, order: str = "natural") -> Media:
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key that counts: frame 2 before frame 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def list_frames(folder: Path, order: str = "natural") -> tuple[Path, ...]:

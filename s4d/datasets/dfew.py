@@ -17,6 +17,7 @@ from s4d.datasets.listing import (
     LabelFile,
     folder_among,
     inner_path,
+    is_number,
     place,
     read_identities,
     read_table,
@@ -85,7 +86,7 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
 
 def _clip_key(name: str) -> str:
     """Ids name a clip with or without leading zeros."""
-    return str(int(name)) if name.isascii() and name.isdecimal() else name
+    return name.lstrip("0") or "0" if name.isascii() and name.isdecimal() else name
 
 
 def _label_files(root: Path, fold: int | None) -> list[LabelFile]:
@@ -123,7 +124,7 @@ def _read_file(path: Path, split: str, fold: int) -> LabelFile:
     entries = []
     for line, row in read_table(path, required=(FIELD, "label")):
         label = row["label"]
-        if not (label.isascii() and label.isdecimal()) or int(label) > len(names):
+        if not is_number(label) or int(label) > len(names):
             where = place(path, line, "label")
             raise DataError(f"{where}: unknown label {label!r}, expected 0 to 6 or 1 to 7")
         entries.append(Entry(line, inner_path(row[FIELD], place(path, line, FIELD)), label))

@@ -100,6 +100,11 @@ def is_clean(text: str) -> bool:
     return True
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number of at most nine digits; Python refuses to read one of thousands."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def check_name(text: str, where: str) -> None:
     """DataError at `where` for a name that no manifest could hold: control characters, bytes that are not UTF-8."""
     if not text.isprintable() and any(unicodedata.category(char) in UNSPEAKABLE for char in text):
@@ -183,7 +188,7 @@ def class_name(text: str, classes: Sequence[str], where: str, spelling: Callable
 
 def class_number(text: str, classes: Sequence[str], where: str, first: int = 0) -> str:
     """The class a number stands for, counted from `first`; DataError at `where` for anything else."""
-    if not (text.isascii() and text.isdecimal()) or not first <= int(text) < first + len(classes):
+    if not is_number(text) or not first <= int(text) < first + len(classes):
         last = first + len(classes) - 1
         raise DataError(f"{where}: unknown label {text!r}, expected {first} to {last}")
     return classes[int(text) - first]
@@ -223,7 +228,10 @@ def read_identities(root: Path) -> dict[str, str]:
     """Identity of each sample id or path, from an optional `identities.csv` in or beside the dataset's folder."""
     for path in (root / "identities.csv", root.parent / "identities.csv"):
         if path.is_file():
-            rows = [cells for cells in csv.reader(read_lines(path)) if cells]
+            try:
+                rows = [cells for cells in csv.reader(read_lines(path)) if cells]
+            except csv.Error as error:
+                raise DataError(f"{path}: not a readable csv file: {error}") from error
             for number, cells in enumerate(rows, start=1):
                 if len(cells) != 2:
                     raise DataError(f"{place(path, number)}: expected 2 fields (sample, identity), got {len(cells)}")

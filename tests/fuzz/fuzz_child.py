@@ -1,0 +1,54 @@
+"""Runs cases of one kind one after another and writes a line of JSON about each; may die or hang at any of them.
+
+python fuzz_child.py <module> <folder> <seconds> <case> ...
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import resource
+import sys
+import time
+import traceback
+from pathlib import Path
+
+MEMORY_BYTES = 8 << 30
+RSS_BYTES = 1 << 30
+
+
+def main() -> None:
+    """Run the cases until they or the seconds are over."""
+    began = time.monotonic()
+    module = importlib.import_module(sys.argv[1])
+    folder, seconds = Path(sys.argv[2]), float(sys.argv[3])
+    # Lines go to the standard output that was; whatever libraries print goes nowhere.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    logging.disable()
+    folder.mkdir(parents=True, exist_ok=True)
+    module.prepare(folder)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.RLIM_INFINITY))
+    print(json.dumps({"ready": True}), file=out, flush=True)
+    for text in sys.argv[4:]:
+        if time.monotonic() - began > seconds:
+            return
+        number = int(text)
+        line: dict[str, object] = {"case": number}
+        try:
+            line["outcome"] = module.run(number, folder)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            line["failure"] = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        if peak > RSS_BYTES:
+            line["failure"] = f"{peak >> 20} MiB resident"
+        print(json.dumps(line), file=out, flush=True)
+        if peak > RSS_BYTES:
+            return
+
+
+if __name__ == "__main__":
+    main()
