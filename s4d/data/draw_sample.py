@@ -112,7 +112,12 @@ def _train_crop(rng: np.random.Generator, canvas: _Canvas, augment: AugmentConfi
     else:
         side = min(float(size), width, height) if augment.resize_to is not None else min(width, height)
         place = (0.5, 0.5) if augment.crop == "center" else (rng.random(), rng.random())
-        box = ((width - side) * place[0], (height - side) * place[1], side, side)
+        if augment.resize_to is None:
+            box = ((width - side) * place[0], (height - side) * place[1], side, side)
+        else:
+            # Whole pixels: where the frame already has its resized size, the crop is a plain copy.
+            steps = int(width - side) + 1, int(height - side) + 1
+            box = (float(int(steps[0] * place[0])), float(int(steps[1] * place[1])), side, side)
     return left + box[0], top + box[1], box[2], box[3]
 
 

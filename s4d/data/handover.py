@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s4d.data.buffers import mapped_storage, shared_storage
+from s4d.data.buffers import SharedBuffer, buffer_of, received, shared_buffer
 
 INLINE_BYTES = 1 << 16
 # The kernel passes at most 253 with one message.
@@ -41,20 +41,22 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.buffers: list[SharedBuffer] = []
+        self.copies: list[Tensor] = []
 
     def persistent_id(self, value: Any) -> tuple[Any, ...] | None:
         if not isinstance(value, Tensor) or value.nbytes <= INLINE_BYTES:
             return None
-        if not value.untyped_storage().is_shared():
-            value = torch.empty(0, dtype=value.dtype).set_(shared_storage(value.nbytes)).view(value.shape).copy_(value)
-        storage = value.untyped_storage()
-        number = list(self.storages).index(storage.data_ptr()) if storage.data_ptr() in self.storages else None
-        if number is None:
-            number = len(self.storages)
-            self.storages[storage.data_ptr()] = storage
+        buffer = buffer_of(value)
+        if buffer is None:
+            buffer = shared_buffer(value.nbytes)
+            value = buffer.take().view(value.dtype).view(value.shape).copy_(value)
+            self.copies.append(value)
+        if buffer not in self.buffers:
+            self.buffers.append(buffer)
         shape, stride = tuple(value.shape), value.stride()
-        return tuple(_Place(number, storage.nbytes(), value.dtype, shape, stride, int(value.storage_offset())))
+        number, offset = self.buffers.index(buffer), int(value.storage_offset())
+        return tuple(_Place(number, buffer.size, value.dtype, shape, stride, offset))
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.dtype is not torch.bfloat16:
@@ -66,15 +68,14 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, descriptors: list[int]) -> None:
         super().__init__(file)
         self.descriptors = descriptors
-        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.memory: dict[int, Tensor] = {}
 
     def persistent_load(self, place: Any) -> Tensor:
         where = _Place(*place)
-        if where.number not in self.storages:
-            descriptor = self.descriptors[where.number]
-            self.storages[where.number] = mapped_storage(descriptor, where.size)
-        empty = torch.empty(0, dtype=where.dtype)
-        return empty.set_(self.storages[where.number], where.offset, where.shape, where.stride)
+        if where.number not in self.memory:
+            self.memory[where.number] = received(self.descriptors[where.number], where.size)
+        empty, storage = torch.empty(0, dtype=where.dtype), self.memory[where.number].untyped_storage()
+        return empty.set_(storage, where.offset, where.shape, where.stride)
 
 
 def _from_numpy(array: NDArray[Any]) -> Tensor:
@@ -86,13 +87,15 @@ def send(connection: socket.socket, number: int, value: object) -> None:
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(value)
-    if len(pickler.storages) > MAX_DESCRIPTORS:
-        raise ValueError(f"{len(pickler.storages)} large tensors in one value, at most {MAX_DESCRIPTORS}")
+    if len(pickler.buffers) > MAX_DESCRIPTORS:
+        raise ValueError(f"{len(pickler.buffers)} large tensors in one value, at most {MAX_DESCRIPTORS}")
     content = os.memfd_create("s4d-message", os.MFD_CLOEXEC)
     try:
         with open(content, "wb", closefd=False) as stream:
             stream.write(file.getbuffer())
-        shared = [storage._share_fd_cpu_()[0] for storage in pickler.storages.values()]
+        for buffer in pickler.buffers:
+            buffer.mark_sent()
+        shared = [buffer.descriptor for buffer in pickler.buffers]
         socket.send_fds(connection, [NUMBER.pack(number)], [content, *shared])
     finally:
         os.close(content)

@@ -136,3 +136,18 @@ def test_flip_is_fair() -> None:
     flips = sum(draw(i).flip for i in range(1000))
     # 1000 draws at 0.5: standard deviation 16.
     assert abs(flips - 500) < 5 * 16
+
+
+@pytest.mark.parametrize("crop", ["random", "center"])
+def test_crops_of_a_resized_frame_lie_on_whole_pixels(crop: str) -> None:
+    """So that a frame of that size is copied, not resampled; every place is reached, the borders too."""
+    augment = AugmentConfig(crop=crop, resize_to=36)  # type: ignore[arg-type]
+    spec = ViewSpec(num_frames=1, stride=1, rule="window", size=32)
+    places = set()
+    for epoch in range(200):
+        key = DrawKey(seed=0, epoch=epoch, sample_id="a", view=0)
+        draw = train_draw(key, spec, augment, frame_count=1, size=(74, 72))
+        assert draw.resized == (37, 36)
+        assert draw.crop_box[2:] == (32, 32)
+        places.add(draw.crop_box[:2])
+    assert places == ({(x, y) for x in range(6) for y in range(5)} if crop == "random" else {(3, 2)})
