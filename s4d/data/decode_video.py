@@ -11,6 +11,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -36,12 +37,11 @@ class _Listed(threading.local):
     held: tuple[Path, InputContainer, tuple[av.Packet, ...]] | None = None
 
     def hold(self, path: Path, container: InputContainer, packets: list[av.Packet]) -> None:
-        """Keep an open file, unless its packets are too large; the one before is closed."""
+        """Keep an open file, unless its packets were too large to be kept; the one before is closed."""
         if self.held is not None:
             self.held[1].close()
-        self.held = path, container, tuple(packets)
-        if sum(packet.size for packet in packets) > HELD_BYTES:
-            self.take(path)
+        self.held = (path, container, tuple(packets)) if packets else None
+        if not packets:
             container.close()
 
     def take(self, path: Path) -> tuple[InputContainer, tuple[av.Packet, ...]] | None:
@@ -195,28 +195,43 @@ def _opened(path: Path) -> InputContainer:
     return container
 
 
-def _packets(path: Path, container: InputContainer) -> list[av.Packet]:
-    """The packets of the first video stream that hold something."""
-    packets = []
+class _Entry(NamedTuple):
+    """What is remembered of a packet."""
+
+    time: int | None
+    is_shown: bool
+    is_keyframe: bool
+
+
+def _packets(path: Path, container: InputContainer) -> tuple[list[_Entry], list[av.Packet]]:
+    """The packets of the first video stream that hold something: all listed, and kept unless they are too large."""
+    entries: list[_Entry] = []
+    packets: list[av.Packet] = []
+    size = 0
     for packet in container.demux(container.streams.video[0]):
         if packet.size:
-            packets.append(packet)
-            check_frames(path, len(packets))
-    return packets
+            entries.append(_Entry(packet.pts, not packet.is_discard, packet.is_keyframe))
+            check_frames(path, len(entries))
+            size += packet.size
+            if size <= HELD_BYTES:
+                packets.append(packet)
+            else:
+                packets.clear()
+    return entries, packets
 
 
-def _timed(path: Path, container: InputContainer, packets: list[av.Packet]) -> VideoFile | None:
-    """The video that `packets` are, None where they have no times."""
+def _timed(path: Path, container: InputContainer, entries: list[_Entry]) -> VideoFile | None:
+    """The video that the packets listed are, None where they have no times."""
     stream = container.streams.video[0]
-    if len(packets) < stream.frames:
-        raise DataError(f"{path}: truncated: {len(packets)} frames of the {stream.frames} in its header")
-    shown = [packet for packet in packets if not packet.is_discard]
+    if len(entries) < stream.frames:
+        raise DataError(f"{path}: truncated: {len(entries)} frames of the {stream.frames} in its header")
+    shown = [entry for entry in entries if entry.is_shown]
     if not shown:
         raise DataError(f"{path}: cannot decode: holds no frames")
-    times = [packet.pts for packet in shown if packet.pts is not None]
+    times = [entry.time for entry in shown if entry.time is not None]
     if len(times) < len(shown):
         return None
-    keyframes = tuple(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
+    keyframes = tuple(entry.time for entry in shown if entry.is_keyframe and entry.time is not None)
     size = (stream.codec_context.width, stream.codec_context.height)
     return VideoFile(path, size, tuple(sorted(times)), keyframes)
 
@@ -227,8 +242,8 @@ def open_video(path: Path) -> Media:
     with reading(path):
         container = _opened(path)
         try:
-            packets = _packets(path, container)
-            video = _timed(path, container, packets)
+            entries, packets = _packets(path, container)
+            video = _timed(path, container, entries)
         except BaseException:
             container.close()
             raise
@@ -239,7 +254,10 @@ def open_video(path: Path) -> Media:
     with reading(path), _opened(path) as container:
         context = container.streams.video[0].codec_context
         context.options = DECODER_OPTIONS
-        frames = sum(1 for _ in container.decode(video=0))
+        frames = 0
+        for _ in container.decode(video=0):
+            frames += 1
+            check_frames(path, frames)
         if not frames:
             raise DataError(f"{path}: cannot decode: holds no frames")
         return UntimedVideo(path, (context.width, context.height), frames)

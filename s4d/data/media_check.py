@@ -6,13 +6,18 @@ Finds what interrupted downloads leave behind, empty files and cut mp4 files; ot
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
 from s4d.data.media import IMAGE_SUFFIXES
+from s4d.data.media_limits import HEAD_BYTES, bytes_missing, media_path
+from s4d.errors import DataError
 
 ISO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
+# Containers that state their length in their first bytes.
+SIZED_SUFFIXES = frozenset({".mkv", ".webm", ".avi", ".webp"})
 INDEX, CONTENT = b"moov", b"mdat"
 FIRST_BOXES = frozenset({b"ftyp", INDEX, CONTENT, b"free", b"skip", b"wide", b"pnot"})
 
@@ -21,7 +26,7 @@ def find_damaged(rows: Sequence[ManifestRow], root: Path) -> dict[str, str]:
     """Path of each damaged medium of `rows`, as the row has it -> one line that names the file and the damage."""
     damaged: dict[str, str] = {}
     for path, kind in {row.path: row.kind for row in rows}.items():
-        problem = _problem(root / path, kind)
+        problem = _outside(root, path) or _problem(root / path, kind)
         if problem is not None:
             damaged[path] = problem
     return damaged
@@ -31,12 +36,31 @@ def _problem(path: Path, kind: str) -> str | None:
     try:
         if kind == "frames":
             return _empty_frame(path)
-        size = path.stat().st_size
-        if size == 0:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return f"{path}: not a regular file"
+        if found.st_size == 0:
             return f"{path}: the file is empty"
-        return _cut(path, size) if path.suffix.lower() in ISO_SUFFIXES else None
+        suffix = path.suffix.lower()
+        if suffix in SIZED_SUFFIXES:
+            return _short(path, found.st_size)
+        return _cut(path, found.st_size) if suffix in ISO_SUFFIXES else None
     except OSError as error:
         return f"{path}: {error.strerror or error}"
+
+
+def _outside(root: Path, path: str) -> str | None:
+    try:
+        media_path(root, path, str(root / path))
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _short(path: Path, size: int) -> str | None:
+    with path.open("rb") as stream:
+        missing = bytes_missing(stream.read(HEAD_BYTES), size)
+    return f"{path}: truncated: {size} bytes of at least {size + missing}" if missing else None
 
 
 def _empty_frame(folder: Path) -> str | None:

@@ -8,13 +8,16 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from s4d.data import media_limits
+from s4d.data import decode_video, media_limits
+from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import read_manifest
 from s4d.data.media import open_media
+from s4d.data.media_check import find_damaged
 from s4d.data.media_limits import bytes_missing, media_path, refuse_outside, video_input
 from s4d.errors import DataError
 
@@ -148,3 +151,42 @@ def test_links_may_not_lead_out_of_the_root(tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     linked.symlink_to(root)
     assert media_path(linked, "a.jpg", "m.csv") == linked / "a.jpg"
+
+
+def test_a_first_look_finds_other_kinds_of_files_links_out_and_cut_containers(
+    tmp_path: Path, write_clip: Callable[..., Path], numbered_frame: Callable[[int], np.ndarray]
+) -> None:
+    root = tmp_path / "root"
+    for name in ("whole.mkv", "cut.mkv", "cut.avi"):
+        path = write_clip(root / name, [numbered_frame(i) for i in range(3)])
+        if name.startswith("cut"):
+            path.write_bytes(path.read_bytes()[:-5])
+    os.mkfifo(root / "fifo.mp4")
+    (root / "out.mkv").symlink_to("/dev/zero")
+    rows = [
+        ManifestRow(sample_id=path.name, path=path.name, kind="video", dataset="made", split="train")
+        for path in sorted(root.iterdir())
+    ]
+    damaged = find_damaged(rows, root)
+    assert list(damaged) == ["cut.avi", "cut.mkv", "fifo.mp4", "out.mkv"]
+    assert all(str(root / path) in line for path, line in damaged.items())
+    assert "truncated" in damaged["cut.avi"] and "truncated" in damaged["cut.mkv"]
+    assert "not a regular file" in damaged["fifo.mp4"] and "leads out of" in damaged["out.mkv"]
+
+
+def test_frames_without_times_are_counted_up_to_a_limit(
+    tmp_path: Path, numbered_frame: Callable[[int], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "raw.h264"
+    with av.open(str(path), "w", format="h264") as container:
+        stream = container.add_stream("h264", rate=25)
+        stream.width = stream.height = 48
+        stream.pix_fmt = "yuv420p"
+        for index in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(index), format="rgb24")))
+        container.mux(stream.encode())
+    assert open_media(path, "video").frame_count == 4
+    monkeypatch.setattr(media_limits, "MAX_FRAMES", 3)
+    decode_video.open_video.cache_clear()
+    with pytest.raises(DataError, match="4 frames or more, at most 3"):
+        open_media(path, "video")
