@@ -36,15 +36,19 @@ NUMBERS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Index:
-    """A cache's media in manifest order; each of `numbers` has one entry a medium, `problems` only those left out."""
+    """A cache's media in manifest order; `numbers` has a row of `NUMBERS` a medium, `problems` the media left out."""
 
     id: str
     fingerprint: str
     recipe: CacheRecipe
     shards: tuple[int, ...]
     media: dict[Medium, int]
-    numbers: dict[str, NDArray[np.int64]]
+    numbers: NDArray[np.int64]
     problems: dict[int, str]
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """One of `NUMBERS` for each medium."""
+        return self.numbers[:, NUMBERS.index(name)]
 
 
 def describe(fingerprint: str, recipe: CacheRecipe) -> dict[str, Any]:
@@ -150,6 +154,6 @@ def _read(folder: Path, versions: tuple[tuple[int, int], ...]) -> Index:
         recipe=CacheRecipe(**document["recipe"]),
         shards=tuple(sizes),
         media={Medium(path, kind): number for number, (path, kind) in enumerate(media)},
-        numbers={name: table[name].to_numpy() for name in NUMBERS},
+        numbers=np.stack([table[name].to_numpy() for name in NUMBERS], axis=1),
         problems={number: text for number, text in enumerate(problems) if text is not None},
     )

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4d.data.cache.index import DONE, TABLE, Index, read_index
-from s4d.data.cache.layout import Medium, Record, aligned_length
-from s4d.data.cache.shard import Entry, read_header, shard_name
+from s4d.data.cache.layout import Medium, Record
+from s4d.data.cache.shard import read_header, shard_name
 from s4d.data.manifest import ManifestRow
 from s4d.data.media import Frames
 from s4d.errors import DataError
@@ -40,7 +40,7 @@ class CachedFrames:
 class CachedRows:
     """Rows of a source and where the cache in `folder` has them; opens maps in whatever process reads."""
 
-    folder: Path
+    folder: str
     id: str
     records: tuple[int, ...]
 
@@ -54,7 +54,7 @@ class CachedRows:
         pixels = np.ndarray(
             (record.kept, height, width, 3),
             np.uint8,
-            buffer=_map(self.folder / shard_name(index.id, record.shard), index.shards[record.shard]),
+            buffer=_map(self.folder, self.id, record.shard, index.shards[record.shard]),
             offset=record.offset,
             strides=(record.pitch, width * 3, 3, 1),
         )
@@ -66,20 +66,27 @@ def open_rows(folder: Path, rows: Sequence[ManifestRow], fingerprint: str, origi
     index = open_cache(folder)
     if index.fingerprint != fingerprint:
         raise DataError(f"{origin}: {folder / DONE}: manifest: a cache of another manifest, or of other content of it")
-    return CachedRows(folder, index.id, tuple(index.media[Medium(row.path, row.kind)] for row in rows))
+    return CachedRows(str(folder), index.id, tuple(index.media[Medium(row.path, row.kind)] for row in rows))
 
 
 def open_cache(folder: Path) -> Index:
     """The index of a finished cache, after a look at the header and size of each shard; DataError names the file."""
     index = read_index(folder)
-    tables: list[list[Entry]] = [[] for _ in index.shards]
-    for number in range(len(index.media)):
-        record = record_of(index, number)
-        crc = int(index.numbers["crc32"][number])
-        tables[record.shard].append(Entry(record.offset, aligned_length(record), crc, number in index.problems))
+    first = np.searchsorted(index.column("shard"), np.arange(len(index.shards) + 1))
+    left_out = np.zeros(len(index.media), bool)
+    left_out[list(index.problems)] = True
     for shard, size in enumerate(index.shards):
         path = folder / shard_name(index.id, shard)
-        if read_header(path, index.id, shard) != tuple(tables[shard]):
+        of = slice(first[shard], first[shard + 1])
+        table = read_header(path, index.id, shard)
+        if len(table) != of.stop - of.start or any(
+            not np.array_equal(table[name], column[of])
+            for name, column in (
+                ("offset", index.column("offset")),
+                ("crc", index.column("crc32")),
+                ("left_out", left_out),
+            )
+        ):
             raise DataError(f"{path}: table: differs from {folder / TABLE}")
         if path.stat().st_size != size:
             raise DataError(f"{path}: size: expected {size} bytes as in {folder / DONE}, got {path.stat().st_size}")
@@ -88,30 +95,31 @@ def open_cache(folder: Path) -> Index:
 
 def record_of(index: Index, number: int) -> Record:
     """The place of medium `number`."""
-    get = {name: int(column[number]) for name, column in index.numbers.items()}
+    shard, place, offset, frame_count, *sizes, step, pitch, _ = index.numbers[number].tolist()
     return Record(
-        shard=get["shard"],
-        place=get["place"],
-        offset=get["offset"],
-        frame_count=get["frame_count"],
-        size=(get["width"], get["height"]),
-        stored=(get["stored_width"], get["stored_height"]),
-        step=get["step"],
-        pitch=get["pitch"],
+        shard=shard,
+        place=place,
+        offset=offset,
+        frame_count=frame_count,
+        size=(sizes[0], sizes[1]),
+        stored=(sizes[2], sizes[3]),
+        step=step,
+        pitch=pitch,
     )
 
 
 @lru_cache
-def _index(folder: Path, cache: str) -> Index:
+def _index(folder: str, cache: str) -> Index:
     """The index as this process first saw it: looked at for every sample, so without a look at the disk."""
-    index = read_index(folder)
+    index = read_index(Path(folder))
     if index.id != cache:
-        raise DataError(f"{folder / DONE}: id: this cache was replaced by another one during the run")
+        raise DataError(f"{Path(folder) / DONE}: id: this cache was replaced by another one during the run")
     return index
 
 
 @lru_cache(maxsize=OPEN_MAPS)
-def _map(path: Path, size: int) -> mmap.mmap:
+def _map(folder: str, cache: str, shard: int, size: int) -> mmap.mmap:
+    path = Path(folder) / shard_name(cache, shard)
     try:
         with path.open("rb") as stream:
             found = stream.seek(0, 2)

@@ -1,7 +1,7 @@
 """The header of a shard: what it is, what it belongs to, and a checksum for each record.
 
 Little endian: magic, version, cache id (SHA-256), number of the shard, records, bytes of the file, CRC-32 of header and
-table with this field at zero; then, at byte 256, one entry a record: offset, length, CRC-32, flags (1: left out).
+table with this field at zero; then, at byte 256, one entry a record: offset, length, CRC-32, 1 if left out, zeros.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from s4d.data.cache.layout import ENTRY_BYTES, HEADER_BYTES, data_start
+import numpy as np
+from numpy.typing import NDArray
+
+from s4d.data.cache.layout import HEADER_BYTES, data_start
 from s4d.data.cache.recipe import VERSION
 from s4d.errors import DataError
 
 MAGIC = b"S4DCACHE"
 HEADER = struct.Struct("<8sI32sIIQI")
-ENTRY = struct.Struct("<QQII")
-LEFT_OUT = 1
+FIELDS = (("offset", "<u8"), ("length", "<u8"), ("crc", "<u4"), ("left_out", "<u4"), ("blank", "<u8"))
+Table = NDArray[np.void]
+Numbers = Sequence[int] | NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One record in a shard's table: where it lies, its CRC-32, and whether its medium was left out."""
-
-    offset: int
-    length: int
-    crc: int
-    left_out: bool
+def make_table(offset: Numbers, length: Numbers, crc: Numbers, left_out: Sequence[bool] | NDArray[np.bool_]) -> Table:
+    """The records of a shard in order: where each lies, its CRC-32, and whether its medium was left out."""
+    table = np.zeros(len(offset), np.dtype(list(FIELDS)))
+    columns: dict[str, Any] = {"offset": offset, "length": length, "crc": crc, "left_out": left_out}
+    for name, column in columns.items():
+        table[name] = column
+    return table
 
 
 def shard_name(cache: str, number: int) -> str:
@@ -38,12 +41,9 @@ def shard_name(cache: str, number: int) -> str:
     return f"{cache[:16]}-{number:05d}.shard"
 
 
-def encode_header(cache: str, number: int, size: int, entries: Sequence[Entry]) -> bytes:
+def encode_header(cache: str, number: int, size: int, entries: Table) -> bytes:
     """Everything of a shard before its first record."""
-    table = b"".join(
-        ENTRY.pack(entry.offset, entry.length, entry.crc, LEFT_OUT * entry.left_out).ljust(ENTRY_BYTES, b"\0")
-        for entry in entries
-    ).ljust(data_start(len(entries)) - HEADER_BYTES, b"\0")
+    table = entries.tobytes().ljust(data_start(len(entries)) - HEADER_BYTES, b"\0")
 
     def fixed(crc: int) -> bytes:
         return HEADER.pack(MAGIC, VERSION, bytes.fromhex(cache), number, len(entries), size, crc).ljust(
@@ -53,7 +53,7 @@ def encode_header(cache: str, number: int, size: int, entries: Sequence[Entry]) 
     return fixed(zlib.crc32(table, zlib.crc32(fixed(0)))) + table
 
 
-def read_header(path: Path, cache: str, number: int) -> tuple[Entry, ...]:
+def read_header(path: Path, cache: str, number: int) -> Table:
     """Check a shard's size and header against what it should be and return its table; DataError names the field."""
     try:
         with path.open("rb") as stream:
@@ -80,8 +80,4 @@ def read_header(path: Path, cache: str, number: int) -> tuple[Entry, ...]:
         raise DataError(f"{path}: cache id: a shard of another cache, {owner.hex()[:16]}")
     if found != number:
         raise DataError(f"{path}: number: expected shard {number}, got {found}")
-    entries = []
-    for place in range(records):
-        offset, size_, crc_, flags = ENTRY.unpack_from(table, place * ENTRY_BYTES)
-        entries.append(Entry(offset, size_, crc_, bool(flags & LEFT_OUT)))
-    return tuple(entries)
+    return np.frombuffer(table, np.dtype(list(FIELDS)), records)

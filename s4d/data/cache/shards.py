@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from s4d.data.cache.fill import Filled
 from s4d.data.cache.journal import Journal
 from s4d.data.cache.layout import Layout, Medium, Probe, aligned_length
-from s4d.data.cache.shard import Entry, encode_header, read_header, shard_name
+from s4d.data.cache.shard import Table, encode_header, make_table, read_header, shard_name
 from s4d.errors import DataError
 
 GIB = 1 << 30
@@ -77,7 +79,7 @@ class Shards:
         final, part = self.final(shard), self.part(shard)
         if final.is_file():
             with contextlib.suppress(DataError):
-                if read_header(final, self.id, shard) == self._entries(shard):
+                if np.array_equal(read_header(final, self.id, shard), self._table(shard)):
                     self.sealed.add(shard)
                     return
             final.replace(part)
@@ -99,11 +101,16 @@ class Shards:
             return False
         return left == 0 and found == crc
 
-    def _entries(self, shard: int) -> tuple[Entry, ...]:
+    def _table(self, shard: int) -> Table:
         """The table of a shard, short of the records that are missing."""
         numbers = [number for number in self.layout.shards[shard] if number in self.results]
-        pairs = [(self.layout.records[number], self.results[number]) for number in numbers]
-        return tuple(Entry(r.offset, aligned_length(r), done.crc, bool(done.problem)) for r, done in pairs)
+        records, done = [self.layout.records[n] for n in numbers], [self.results[n] for n in numbers]
+        return make_table(
+            [record.offset for record in records],
+            [aligned_length(record) for record in records],
+            [result.crc for result in done],
+            [bool(result.problem) for result in done],
+        )
 
     def check_space(self) -> None:
         """Refuse to begin what the disk cannot hold."""
@@ -138,7 +145,7 @@ class Shards:
         try:
             with part.open("r+b" if part.is_file() else "w+b") as stream:
                 stream.truncate(size)
-                stream.write(encode_header(self.id, shard, size, self._entries(shard)))
+                stream.write(encode_header(self.id, shard, size, self._table(shard)))
                 stream.flush()
                 os.fsync(stream.fileno())
             self.journal.sync()

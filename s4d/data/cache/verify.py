@@ -29,11 +29,11 @@ def verify_cache(folder: Path, advance: Callable[[int, int], None]) -> list[str]
         try:
             with path.open("rb") as stream:
                 for place, entry in enumerate(table):
-                    stream.seek(entry.offset)
-                    left, crc = entry.length, 0
+                    stream.seek(int(entry["offset"]))
+                    left, crc = int(entry["length"]), 0
                     while left and (data := stream.read(min(left, READ_BYTES))):
                         crc, left = zlib.crc32(data, crc), left - len(data)
-                    if crc != entry.crc or left:
+                    if crc != entry["crc"] or left:
                         damaged.append(f"{path}: record {place} ({media[first + place].path}): checksum: damaged")
         except OSError as error:
             raise DataError(f"{path}: cannot read this shard: {error.strerror}") from error

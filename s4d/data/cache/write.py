@@ -163,8 +163,7 @@ def _clear(folder: Path) -> None:
 
 def _report(folder: Path, *, already_done: int) -> CacheReport:
     index = read_index(folder)
-    numbers = index.numbers
-    kept = -(-numbers["frame_count"] // numbers["step"])
+    kept = -(-index.column("frame_count") // index.column("step"))
     kept[list(index.problems)] = 0
     return CacheReport(
         id=index.id,
