@@ -73,7 +73,7 @@ test: env check ## the quick suite; tests that start several processes run alone
 SLICE ?= 1/1
 SLICE_SECONDS ?= 0
 test-deep: env ## long checks; SLICE=2/7 runs the second of seven parts
-	PYTHONPATH=tests $(PYTEST) -n 2 -p deep_slice -m deep --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS)
+	PYTHONPATH=tests $(PYTEST) -n 2 -p deep_slice -m deep --timeout 900 --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS)
 
 SCORE_SECONDS ?= 600
 SCORE_OPTIONS ?=

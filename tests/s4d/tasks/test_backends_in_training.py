@@ -1,4 +1,4 @@
-"""Training with the chosen kernels beside training with their definitions: the losses part no more than rounding."""
+"""Training with the chosen kernels beside training with their definitions: no further from float64 than these."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from s4d.tasks.pretrain import PretrainTask
 WEIGHTS = {"image": 0.3, "video": 0.7}
 CLASSES = {"faces": ("a", "b", "c"), "clips": ("p", "q", "r", "s")}
 MASKED = {"image": 2, "video": 5}
-# Relative gap allowed between two losses of one step that differ in nothing but the order of float32 sums; where more
-# steps take the definitions themselves further than this from float64, that distance.
+# Relative gap allowed between a loss and the same one in float64; where more steps take the definitions in float32
+# further than this, their distance. Two roundings of one run may part by twice that (3.3e-6 measured after 200 steps,
+# with the definitions 3.2e-6 and the chosen kernels 0.9e-6 from float64), so they are not compared with each other.
 GAP = 1e-6
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +67,7 @@ def gap(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def compare_runs(config_of: object, batch_of: object, task: str, backends: dict[str, str], steps: int) -> None:
-    """Both runs against each other, and against the definitions in float64."""
+    """Both runs in float32 against the definitions in float64."""
     definition = losses(config_of, batch_of, task, DEFINITIONS, steps=steps)
     exact = losses(config_of, batch_of, task, DEFINITIONS, steps=steps, dtype=torch.float64, device=torch.device("cpu"))
     ours = losses(config_of, batch_of, task, backends, steps=steps)
@@ -75,7 +76,7 @@ def compare_runs(config_of: object, batch_of: object, task: str, backends: dict[
     )
     print(f"{task}, {steps} steps: {figures}")
     assert float(exact[-5:].mean()) < float(exact[:5].mean()), "nothing was learned, so nothing was tried"
-    assert gap(ours, definition) <= max(GAP, gap(definition, exact)), figures
+    assert gap(ours, exact) <= max(GAP, gap(definition, exact)), figures
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
