@@ -92,7 +92,9 @@ class Cropper:
         missed = int((~track.found).sum())
         if missed == len(faces):
             if self.no_face == "error":
-                raise DataError(f"{job.where}: no face found in {job.path} (--no-face skip|center)")
+                raise DataError(
+                    f"{job.where}: no face in {job.path} (faces from: {self.finder.origin}; see --no-face skip|center)"
+                )
             if self.no_face == "skip":
                 remove(target)
                 return Cropped(status="none")

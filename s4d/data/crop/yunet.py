@@ -87,7 +87,7 @@ class YunetDetector:
             network.setInputSize((picture.shape[1], picture.shape[0]))
             _, rows = network.detect(picture)
         except cv2.error as error:
-            raise DataError(f"OpenCV: {' '.join(str(error).split())}") from error
+            raise DataError(f"OpenCV: {' '.join((error.err or str(error)).split())}") from error
         if rows is None:
             return []
         back = (width / picture.shape[1], height / picture.shape[0])

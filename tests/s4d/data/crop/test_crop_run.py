@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from s4d.cli import main
 from s4d.data.crop.faces import Face
 from s4d.data.crop.finders import DetectorFinder, RowFinder, open_annotations
 from s4d.data.crop.recipe import CropRecipe
@@ -234,7 +236,7 @@ def without_faces(root: Path) -> None:
 def test_samples_without_a_face(dataset: Path, tmp_path: Path) -> None:
     without_faces(dataset)
     finder, out = DetectorFinder(RedSpot(tmp_path / "calls")), tmp_path / "out"
-    with pytest.raises(DataError, match=r"media\.csv: row 2 \(sample 'i1'\): no face found in .*é 1\.png"):
+    with pytest.raises(DataError, match=r"media\.csv: row 2 \(sample 'i1'\): no face in .*é 1\.png"):
         crop_manifest(dataset / "media.csv", out, RECIPE, finder)
     report = crop_manifest(dataset / "media.csv", out, RECIPE, finder, no_face="skip")
     assert report.without_face == ("i1", "c0") and report.rows == 3 and report.resumed == 1
@@ -297,6 +299,43 @@ def test_paths_that_lead_out(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.csv.*'\.\./outside\.png'"):
         crop_manifest(dataset / "bad.csv", tmp_path / "out", RECIPE, RowFinder())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "expected"),
+    [
+        (["--backend", "yunet"], 2, "--model: --backend yunet needs the path of a YuNet ONNX file"),
+        (["--backend", "yunet", "--model", "no.onnx"], 1, "no.onnx: cannot read the detector's model"),
+        (["--backend", "yunet", "--boxes", "faces.csv"], 2, "--boxes: belongs to --backend boxes"),
+        (["--model", "no.onnx"], 2, "--model, --model-sha256: belong to --backend yunet"),
+        (["--boxes", "no.csv"], 1, "no.csv: no such table of boxes or folder of OpenFace files"),
+        (["--recipe", "nose"], 2, "crop recipe 'nose': expected eyes, points, box or an id"),
+        (["--size", "99"], 2, "crop recipe: size: expected an even number"),
+        (["--workers", "-1"], 2, "--workers"),
+    ],
+)
+def test_wrong_options(
+    dataset: Path, tmp_path: Path, options: list[str], status: int, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "crop", str(dataset / "media.csv"), "--out", str(tmp_path / "out"), *options]) == status
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and expected in printed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without_faces(dataset)
+    table = dataset / "faces.csv"
+    table.write_text("".join(line for line in table.open(encoding="utf-8") if not line.startswith(("i1", "c0"))))
+    arguments = ["data", "crop", str(dataset / "media.csv"), "--out", str(tmp_path / "out"), "--boxes", str(table)]
+    arguments += ["--size", "64", "--no-face", "skip", "--workers", "1"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "3 samples from 5 media, recipe eyes-64-m0.15-e0.4-frame-w5-black-jpg95" in printed
+    assert "without a face, left out: 2 media (i1, c0)" in printed
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["resumed"] == 5 and report["without_face"] == ["i1", "c0"] and report["rows"] == 3
 
 
 def test_folders_of_something_else(dataset: Path, tmp_path: Path) -> None:
