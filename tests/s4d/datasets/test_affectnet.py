@@ -24,7 +24,7 @@ BUILD: dict[str, Callable[[Path], None]] = {
     "package": affectnet_package,
 }
 # What `landmarks()` has at the middle of the eyes, nose tip and mouth corners.
-POINTS = (38.5, 77.0, 44.5, 89.0, 30.0, 60.0, 48.0, 96.0, 54.0, 108.0)
+POINTS = (9.6, 10.0, 15.1, 10.0, 7.5, 15.8, 12.0, 18.0, 13.5, 18.8)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_points_of_the_package_and_names_in_counting_order(prepared: Callable[..
     rows = prepared("package").rows
     assert [row.sample_id for row in rows[:9]] == [f"train_set/{i}" for i in (0, 1, 2, 3, 4, 5, 6, 11, 12)]
     assert rows[0].path == "train_set/images/0.jpg"
-    assert rows[0].face_points == tuple(np.round(np.array(POINTS) + 0.25, 1))
+    assert rows[0].face_points == pytest.approx([value + 1 for value in POINTS])
     assert {row.split for row in rows if row.sample_id.startswith("val_set/")} == {"test"}
 
 

@@ -28,7 +28,7 @@ def test_original_images_have_box_and_points(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "Annotation/manual/train_00002_manu_attri.txt").unlink()
     rows = prepare_manifest("rafdb", tmp_path, tmp_path / "out.csv").rows
     assert rows[0].face_box == (0, 3, 20, 22)
-    assert rows[0].face_points == (10.2, 20.0, 10.2, 21.0, 10.2, 22.0, 10.2, 23.0, 10.2, 24.0)
+    assert rows[0].face_points == (5.2, 10.0, 20.0, 10.0, 14.0, 16.0, 8.0, 22.0, 20.0, 22.0)
     assert rows[1].face_points is None
     assert "manual/{}_manu_attri.txt: 1 of 14 images have none" in caplog.text
 

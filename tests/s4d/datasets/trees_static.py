@@ -21,8 +21,10 @@ FERPLUS_PARTS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "Priv
 
 
 def landmarks(shift: float = 0.0) -> list[float]:
-    """x and y of 68 points; point i lies at (i + shift, 2 i + shift)."""
-    return [value for i in range(68) for value in (i + shift, 2 * i + shift)]
+    """x and y of 68 points with level eyes, to the right and down by `shift`: all within the picture."""
+    return [
+        value + shift for i in range(68) for value in (i / 4 + 4 * (42 <= i < 48), 10.0 if 36 <= i < 48 else 12 + i / 8)
+    ]
 
 
 def affectnet_lists(classes: int) -> Callable[[Path], None]:
@@ -33,7 +35,7 @@ def affectnet_lists(classes: int) -> Callable[[Path], None]:
             lines = []
             for i in range(count):
                 name = f"{i}/{split} {i}.jpg"
-                put(root / "Manually_Annotated_Images" / name, picture(i))
+                put(root / "Manually_Annotated_Images" / name, picture(i if split == "train" else 100 + i))
                 lines.append(f"{name} {i % classes}\n")
             put(root / f"{split}_affectnet{classes}.txt", "".join(lines))
 
@@ -46,7 +48,7 @@ def affectnet_csv(root: Path) -> None:
         lines = [AFFECTNET_HEADER]
         for i in range(count):
             path = f"{i % 3}/{name}{i:02d}.jpg"
-            put(root / "Manually_Annotated_Images" / path, picture(i % 16))
+            put(root / "Manually_Annotated_Images" / path, picture(i if name == "training" else 100 + i))
             width = 0 if i == 1 else 30
             points = "" if i == 2 else ";".join(f"{value:g}" for value in landmarks())
             lines.append(f"{path},0,1,{width},31,{points},{i % 11},-0.5,0.25")
@@ -59,11 +61,11 @@ def affectnet_package(root: Path) -> None:
         annotations = root / folder / "annotations"
         annotations.mkdir(parents=True)
         for i in range(count):
-            put(root / folder / f"images/{i}.jpg", picture(i % 16))
+            put(root / folder / f"images/{i}.jpg", picture(i if folder == "train_set" else 100 + i))
             np.save(annotations / f"{i}_exp.npy", np.array(str(i % 11)))
             np.save(annotations / f"{i}_val.npy", np.array("-0.5"))
             np.save(annotations / f"{i}_aro.npy", np.array("0.25"))
-            np.save(annotations / f"{i}_lnd.npy", np.array(landmarks(0.25)))
+            np.save(annotations / f"{i}_lnd.npy", np.array(landmarks(1.0)))
 
 
 def rafdb(*forms: str, base: str = "", names: Sequence[str] = ("list_patition_label.txt",)) -> Callable[[Path], None]:
@@ -74,14 +76,15 @@ def rafdb(*forms: str, base: str = "", names: Sequence[str] = ("list_patition_la
         for split in ("train", "test"):
             for i in range(7):
                 stem = f"{split}_{i + 1:05d}"
+                image = picture(i if split == "train" else 100 + i)
                 lines[names[0] if len(names) == 1 else f"{split}_label.txt"].append(f"{stem}.jpg {i + 1}\n")
                 if "aligned" in forms:
-                    put(root / base / f"Image/aligned/{stem}_aligned.jpg", picture(i))
+                    put(root / base / f"Image/aligned/{stem}_aligned.jpg", image)
                 if "original" in forms:
-                    put(root / base / f"Image/original/{stem}.jpg", picture(i))
+                    put(root / base / f"Image/original/{stem}.jpg", image)
                     notes = root / base / "Annotation"
                     put(notes / f"boundingbox/{stem}_boundingbox.txt", f"{i}.2 2.7 20 21.5 \n")
-                    points = "".join(f"{10 + i}.25\t{20 + point}\n" for point in range(5))
+                    points = f"{5 + i}.25\t10\n20\t10\n14\t16\n8\t22\n20\t22\n"
                     put(notes / f"manual/{stem}_manu_attri.txt", f"{points}0\n1\n2\n")
         for name, rows in lines.items():
             put(root / base / "EmoLabel" / name, "".join(rows))
@@ -128,7 +131,7 @@ def ferplus(media: str = "images", *, exported: bool = True, pixels: bool = Fals
     return build
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def avi(number: int, width: int = SIZE) -> bytes:
     """A small MPEG-4 clip in an avi file."""
     stream = io.BytesIO()
@@ -147,17 +150,19 @@ EMOTIONS = ("Anger", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
 
 def caer(root: Path) -> None:
     """One scene of each emotion and part, in the folder CAER."""
-    for split in ("train", "validation", "test"):
+    for first, split in enumerate(("train", "validation", "test")):
         for number, emotion in enumerate(EMOTIONS):
-            put(root / f"CAER/{split}/{emotion}/0001.avi", avi(number, 48))
+            put(root / f"CAER/{split}/{emotion}/0001.avi", avi(100 * first + 10 * number, 48))
 
 
 def caer_s(root: Path) -> None:
     """Two images of each emotion and part; capitals and spellings differ between the parts."""
-    for split, folders in (("train", EMOTIONS), ("test", ("Angry", "disgust", "FEAR", *EMOTIONS[3:]))):
+    tested = ("Angry", "disgust", "FEAR", *EMOTIONS[3:])
+    for first, (split, folders) in enumerate((("train", EMOTIONS), ("test", tested))):
         for number, emotion in enumerate(folders):
             for image in (1, 2):
-                put(root / f"{split}/{emotion}/{image:04d}.png", picture(number, ".png"))
+                name = f"{split}/{emotion}/{image:04d}.png"
+                put(root / name, picture(100 * first + 10 * number + image, ".png"))
 
 
 @lru_cache(maxsize=2)
@@ -207,7 +212,7 @@ def celebv_hq(root: Path) -> None:
     put(root / "celebvhq_info.json", json.dumps(info))
     names = list(info["clips"])  # type: ignore[call-overload]
     for number, name in enumerate(names[:-1]):
-        put(root / f"processed/{name}.mp4", wide() if number == 2 else video(number % 4))
+        put(root / f"processed/{name}.mp4", wide() if number == 2 else video(100 * number))
 
 
 def celebv_text(root: Path) -> None:
@@ -223,7 +228,7 @@ def celebv_text(root: Path) -> None:
     }
     put(root / "celebvtext_info.json", json.dumps({"clips": clips}))
     for number, name in enumerate(clips):
-        put(root / f"processed/{name}.mp4", wide() if number == 2 else video(number))
+        put(root / f"processed/{name}.mp4", wide() if number == 2 else video(100 * number))
 
 
 STATIC_TREES: Sequence[Tree] = (
