@@ -71,7 +71,7 @@ def _balance(counts: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> P
             axes.barh(places, shares, height * 0.9, color=SERIES[index % len(SERIES)], label=part)
         axes.set_yticks(np.arange(len(names)), names)
         axes.invert_yaxis()
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.set_title("class balance", loc="left")
         axes.grid(axis="x")
         axes.set_axisbelow(True)

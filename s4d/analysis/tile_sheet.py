@@ -8,16 +8,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 TILE = 96
 PADDING = 6
+FONT_SIZE = 13
 
 
 def draw_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], *, columns: int) -> Image.Image:
     """One row per (name, pictures), each picture scaled into a square of TILE pixels with its aspect kept."""
-    font = ImageFont.load_default()
+    font = ImageFont.load_default(FONT_SIZE)
     margin = PADDING * 2 + max((int(font.getlength(name)) for name, _ in rows), default=0)
     sheet = Image.new("RGB", (margin + columns * TILE, max(len(rows), 1) * TILE), "white")
     pen = ImageDraw.Draw(sheet)
     for number, (name, pictures) in enumerate(rows):
-        pen.text((PADDING, number * TILE + TILE // 2 - PADDING), name, fill="black", font=font)
+        pen.text((PADDING, number * TILE + TILE // 2 - FONT_SIZE // 2), name, fill="black", font=font)
         for column, picture in enumerate(pictures[:columns]):
             small = fit(picture)
             left = margin + column * TILE + (TILE - small.width) // 2

@@ -76,7 +76,8 @@ def validate_manifest(
         looked_at = f"{covered} of {len(media)} media known from {scan}"
     else:
         probes, changed = _sampled(manifest, sample, workers, progress), {}
-        looked_at = f"{len(probes)} of {len(media)} media decoded, chosen by their names (no scan file given)"
+        share = f"all {len(media)}" if len(probes) == len(media) else f"a sample of {len(probes)} of {len(media)}"
+        looked_at = f"no scan file given: {share} media decoded"
     subject = Subject(
         path=path,
         manifest=manifest,
