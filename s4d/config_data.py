@@ -104,7 +104,7 @@ class DataConfig(Section):
     on_error: Literal["error", "skip"] = "error"
     backend: Literal["auto", "pyav", "dali"] = Field(
         default="auto",
-        description="what decodes media; auto: pyav on a CPU, on a GPU the fastest one on the run's own files",
+        description="what decodes training media (evaluation: pyav); auto: on a GPU the fastest on the run's own files",
     )
     workers: int = Field(default=1, ge=0, description="decoding processes per rank; 0: decode in the training process")
     val_share: float = Field(

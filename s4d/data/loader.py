@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -82,14 +83,14 @@ class TrainBatches:
     def _steps(self, start: int) -> Generator[list[PackedBatch], None, None]:
         accumulation = self.plan.accumulation
         indices = range(start * accumulation, self.total_steps * accumulation)
-        stream = self._stream_of(indices)
-        for _ in range(start, self.total_steps):
-            batches = []
-            for _ in range(accumulation):
-                batch, skipped = next(stream)
-                self._note(skipped)
-                batches.append(batch)
-            yield batches
+        with contextlib.closing(self._stream_of(indices)) as stream:
+            for _ in range(start, self.total_steps):
+                batches = []
+                for _ in range(accumulation):
+                    batch, skipped = next(stream)
+                    self._note(skipped)
+                    batches.append(batch)
+                yield batches
 
     def _stream_of(self, indices: Sequence[int]) -> Generator[Built, None, None]:
         """Micro batches in order, decoded as the backend has it: in the worker processes, or by the GPU behind them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -159,6 +160,7 @@ def test_an_epoch_visits_every_sample_once_and_again_after_a_resumption(
     # In the middle of the first epoch, and on into the second.
     for rank, steps in enumerate(ranks):
         assert plain(steps_of(make, config, rank, world_size, start=1)) == plain(steps[1:])
+    assert not [thread for thread in threading.enumerate() if thread.name == "s4d-stage"]
     # Ranks share the batch of one process, whatever decodes it.
     alone = make(config, build_plan(config, world_size=1), 0)
     [whole] = next(iter(alone.steps(0)))

@@ -195,7 +195,7 @@ def test_training_batches_on_a_gpu_would_be_staged(vp9_config: MakeConfig, monke
 
     def recorded(stream: object, finisher: Finisher) -> Iterator[object]:
         seen.append(finisher.device)
-        return iter(())
+        return (number for number in ())
 
     monkeypatch.setattr("s4d.data.dali.finish.finished", recorded)
     config = vp9_config()
