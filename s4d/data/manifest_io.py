@@ -51,9 +51,10 @@ class Manifest:
     left_out: tuple[str, ...] = ()
 
 
-def fingerprint(rows: Iterable[ManifestRow], classes: Sequence[str]) -> str:
+def fingerprint(rows: Iterable[ManifestRow], classes: Sequence[str], crop: str = "") -> str:
     """SHA-256 of the content, whatever the file format and wherever the media lie."""
     digest = hashlib.sha256(repr(tuple(classes)).encode("utf-8"))
+    digest.update(crop.encode("utf-8"))
     for row in rows:
         digest.update(repr(tuple(getattr(row, name) for name in COLUMNS)).encode("utf-8"))
     return digest.hexdigest()
@@ -112,7 +113,7 @@ def _read(path: Path, modified: int, size: int) -> Manifest:
         root=root if root.is_absolute() else path.parent / root,
         dataset=dataset,
         classes=classes,
-        fingerprint=fingerprint(rows, classes),
+        fingerprint=fingerprint(rows, classes, header.get("crop", "")),
         crop=header.get("crop", ""),
     )
 

@@ -19,10 +19,11 @@ POINTS = tuple(
     f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth") for axis in ("x", "y")
 )
 UNITS = ("pixel", "part")
+MAX_DIGITS = 9
 
 # Of the 68 landmarks: the outlines of both eyes, the nose tip, the mouth corners.
 OPENFACE_POINTS = (range(36, 42), range(42, 48), (30,), (48,), (54,))
-OPENFACE_LANDMARKS = 68
+OPENFACE_COLUMNS = tuple(f"{axis}_{number}" for number in range(68) for axis in "xy")
 
 
 def read_boxes(path: Path) -> dict[str, FacesOfSample]:
@@ -51,7 +52,7 @@ def read_boxes(path: Path) -> dict[str, FacesOfSample]:
 def _frame(text: str, where: str) -> int | None:
     if not text:
         return None
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
         raise DataError(f"{where}: field 'frame': expected a number from 0 on, got {text!r}")
     return int(text)
 
@@ -97,30 +98,39 @@ def read_openface(path: Path) -> dict[int | None, Face | None]:
 
     A file without a column `frame` is one of a still image.
     """
-    reader = csv.reader(read_lines(path))
-    header = [name.strip() for name in next(reader, [])]
-    columns = [f"{axis}_{number}" for number in range(OPENFACE_LANDMARKS) for axis in "xy"]
-    for name in columns:
-        if name not in header:
-            raise DataError(f"{path}: line 1: column {name!r} is missing (OpenFace writes it with -2Dfp)")
     found: dict[int | None, Face | None] = {}
-    for cells in reader:
-        if not cells:
-            continue
-        where = f"{path}: line {reader.line_num}"
-        if len(cells) != len(header):
-            raise DataError(f"{where}: expected {len(header)} fields, got {len(cells)}")
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    for number, row in _openface_rows(path):
+        where = f"{path}: line {number}"
         frame = _frame(row.get("frame", ""), where)
         if frame == 0:
             raise DataError(f"{where}: field 'frame': OpenFace counts from 1, got 0")
         place = None if frame is None else frame - 1
-        face = _openface(_numbers(row, tuple(columns), where), where) if row.get("success", "1") == "1" else None
+        face = _openface(_numbers(row, OPENFACE_COLUMNS, where), where) if row.get("success", "1") == "1" else None
         if _area(face) > _area(found.get(place)) or place not in found:
             found[place] = face
     if not found:
         raise DataError(f"{path}: holds no rows")
     return found
+
+
+def _openface_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Lines of a file of OpenFace as (number, column -> text)."""
+    reader = csv.reader(read_lines(path))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for name in OPENFACE_COLUMNS:
+            if name not in header:
+                raise DataError(f"{path}: line 1: column {name!r} is missing (OpenFace writes it with -2Dfp)")
+        rows = []
+        for cells in reader:
+            if len(cells) not in (0, len(header)):
+                raise DataError(f"{path}: line {reader.line_num}: expected {len(header)} fields, got {len(cells)}")
+            if cells:
+                texts = (cell.strip() for cell in cells)
+                rows.append((reader.line_num, dict(zip(header, texts, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
+    return rows
 
 
 def _openface(values: list[float], where: str) -> Face:

@@ -97,10 +97,10 @@ class OpenFaceFinder:
     ) -> Sequence[Face | None]:
         """See `Finder.find`."""
         for name in sample.names:
-            for path in (self.folder / f"{name}.csv", (self.folder / name).with_suffix(".csv")):
-                for candidate in (path, self.folder / path.name):
-                    if candidate.is_file():
-                        return spread(read_openface(candidate), frame_count, size)
+            whole, bare = f"{name}.csv", f"{name.rpartition('.')[0] or name}.csv"
+            for inside in (whole, bare, whole.rpartition("/")[2], bare.rpartition("/")[2]):
+                if (self.folder / inside).is_file():
+                    return spread(read_openface(self.folder / inside), frame_count, size)
         return [None] * frame_count
 
 

@@ -29,6 +29,8 @@ class Journal:
     def finished(self, job: CropJob) -> Cropped | None:
         """The result of a job that was done with the same medium and face before."""
         made_of, result = self._known.get(job.target, ("", None))
+        if result is None or not job.path.exists():
+            return None
         return result if made_of == _made_of(job) else None
 
     def add(self, job: CropJob, result: Cropped) -> None:

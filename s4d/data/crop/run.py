@@ -196,7 +196,7 @@ def _write(
             root=Path(),
             dataset=manifest.dataset,
             classes=manifest.classes,
-            fingerprint=fingerprint(rows, manifest.classes),
+            fingerprint=fingerprint(rows, manifest.classes, recipe.recipe_id),
             crop=recipe.recipe_id,
         ),
         path,

@@ -13,19 +13,24 @@ from s4d.data.crop.recipe import Edge
 
 # Pixels around the wanted part that a bicubic sample can reach.
 REACH = 3
-# A crop that shrinks the frame more than this is sampled thinner than its pixels; nothing to be seen at such ratios.
-MAX_SAMPLES = 8
+# Frames that shrink at least twice this much are first averaged over squares of whole pixels, down to this.
+FINE = 2.0
 
 
 def warp(frame: NDArray[np.uint8], transform: Transform, size: int, edge: Edge) -> NDArray[np.uint8]:
-    """The crop (size, size, 3) of a frame (H, W, 3) that `transform` (frame to crop) describes, resampled once.
+    """The crop (size, size, 3) of a frame (H, W, 3) that `transform` (frame to crop) describes.
 
     Bicubic; where the frame shrinks, each pixel is the mean of a grid of samples as fine as the frame's own pixels.
-    What lies outside of the frame is its mirror image or black.
+    What lies outside of the frame is its mirror image or black. Work and memory depend on `size`, not on the frame.
     """
     back = inverse(transform)
+    outside = _outside(back, size, frame.shape) if edge == "black" else None
     shrink = math.sqrt(abs(float(np.linalg.det(back[:, :2]))))
-    samples = min(max(math.ceil(shrink - 0.01), 1), MAX_SAMPLES)
+    coarse = int(shrink / FINE)
+    if coarse > 1:
+        frame = np.asarray(Image.fromarray(frame).reduce(coarse))
+        back, shrink = back / coarse, shrink / coarse
+    samples = max(math.ceil(shrink - 0.01), 1)
     corners = apply(back, np.array([[0.0, 0.0], [size, 0.0], [0.0, size], [size, size]]))
     low = np.floor(corners.min(axis=0)).astype(int) - REACH
     high = np.ceil(corners.max(axis=0)).astype(int) + REACH
@@ -39,8 +44,8 @@ def warp(frame: NDArray[np.uint8], transform: Transform, size: int, edge: Edge) 
         resample=Image.Resampling.BICUBIC,
     )
     out = np.array(picture.reduce(samples) if samples > 1 else picture)
-    if edge == "black":
-        out[_outside(back, size, frame.shape)] = 0
+    if outside is not None:
+        out[outside] = 0
     return out
 
 

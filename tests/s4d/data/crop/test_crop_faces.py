@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from s4d.data.crop.boxes import read_boxes, read_openface
@@ -120,6 +122,32 @@ def test_a_frame_that_the_sample_does_not_have(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "sample,frame,left,top,right,bottom", "x,5,1,2,30,40")
     with pytest.raises(DataError, match=r"t\.csv: line 2: field 'frame': 5, but the sample has 5 frames"):
         spread(read_boxes(table)["x"], 5, SIZE)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.floats(0, 1),
+    junk=st.binary(max_size=12),
+    cut=st.integers(0, 12),
+    kind=st.sampled_from(["own", "openface"]),
+)
+def test_damaged_tables(tmp_path: Path, place: float, junk: bytes, cut: int, kind: str) -> None:
+    """Bytes written over a good table give faces or one DataError, never anything else."""
+    if kind == "own":
+        lines = ["sample,frame,unit,left,top,right,bottom,left_eye_x,left_eye_y,right_eye_x,right_eye_y"]
+        lines += [f"c,{frame},part,0.1,0.2,0.3,0.4,0.15,0.25,0.2,0.25" for frame in range(3)]
+    else:
+        lines = openface_lines([(1, 1, 10.0), (2, 0, 0.0)])
+    content = ("\n".join(lines) + "\n").encode()
+    at = int(place * len(content))
+    path = tmp_path / "damaged.csv"
+    path.write_bytes(content[:at] + junk + content[at + cut :])
+    try:
+        tables = read_boxes(path).values() if kind == "own" else [read_openface(path)]
+        for faces in tables:
+            spread(faces, 3, SIZE)
+    except DataError as error:
+        assert "damaged.csv" in str(error)
 
 
 def openface_lines(rows: list[tuple[int, int, float]]) -> list[str]:

@@ -123,6 +123,20 @@ def test_warp_outside_of_the_frame(edge: str) -> None:
         np.testing.assert_array_equal(out[65:85, 30:60], frame[::-1])
 
 
+@pytest.mark.parametrize("edge", ["reflect", "black"])
+@pytest.mark.parametrize("shrink", [3.7, 4.0, 9.3, 1000.0])
+def test_warp_that_shrinks_much(shrink: float, edge: str) -> None:
+    """A ramp stays a ramp however coarse; a crop a thousand times the frame is no larger job."""
+    ramp = np.linspace(0, 250, 600)[None, :, None].repeat(500, 0).repeat(3, 2).astype(np.uint8)
+    middle = (-300 / shrink + 32, -250 / shrink + 32)
+    out = warp(ramp, turned(0, 1 / shrink, middle), 64, edge)[32, :, 0].astype(float)  # type: ignore[arg-type]
+    source = (np.arange(64) + 0.5 - middle[0]) * shrink
+    inside = (source > 2 * shrink) & (source < 600 - 2 * shrink)
+    np.testing.assert_allclose(out[inside], (source[inside] - 0.5) * 250 / 599, atol=1.6)
+    if edge == "black":
+        assert not out[(source < 0) | (source > 600)].any()
+
+
 def test_warp_averages_what_it_shrinks() -> None:
     checkers = (np.indices((240, 240)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
     small = warp(checkers, turned(0.4, 0.25, (20, -10)), 40, "reflect")

@@ -25,7 +25,7 @@ from s4d.data.crop.finders import DetectorFinder, RowFinder, open_annotations
 from s4d.data.crop.recipe import CropRecipe
 from s4d.data.crop.run import crop_manifest
 from s4d.data.manifest import ManifestRow
-from s4d.data.manifest_io import read_manifest
+from s4d.data.manifest_io import fingerprint, read_manifest
 from s4d.data.media import open_media
 from s4d.errors import DataError, UsageError
 
@@ -69,6 +69,8 @@ def test_the_new_manifest(dataset: Path, tmp_path: Path) -> None:
     report = crop_manifest(dataset / "media.csv", out, RECIPE, open_annotations(dataset / "faces.csv"))
     before, after = read_manifest(dataset / "media.csv"), read_manifest(out / "manifest.csv")
     assert report.manifest == out / "manifest.csv" and report.rows == report.media == 5 and report.unaligned == 0
+    # Other crops of the same faces are another dataset: a cache must not take one for the other.
+    assert after.fingerprint != fingerprint(after.rows, after.classes, "eyes-96-m0.15-e0.4-frame-w1-reflect-png")
     assert after.crop == RECIPE.recipe_id == "eyes-96-m0.15-e0.4-frame-w1-black-png"
     assert "# root: .\n" in (out / "manifest.csv").read_text(encoding="utf-8") and after.classes == ("glad", "sad")
     assert [row.path for row in after.rows] == [
@@ -268,6 +270,15 @@ def test_damaged_media_and_wrong_boxes(
     assert "b.avi" in cut
     with pytest.raises(DataError, match="nothing left to write"):
         crop_manifest(save(rows[1:2], dataset), tmp_path / "c", RECIPE, RowFinder(), on_error="skip")
+
+
+def test_missing_media(dataset: Path, tmp_path: Path) -> None:
+    crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, RowFinder())
+    (dataset / "images/é 2.png").unlink()
+    with pytest.raises(DataError, match=r"é 2\.png: .*No such file"):
+        crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, RowFinder())
+    report = crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, RowFinder(), on_error="skip")
+    assert report.rows == 4 and report.resumed == 4 and "é 2.png" in report.failed[0]
 
 
 def test_two_faces_and_several_folds(
