@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 NAMED = 3
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
+WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 # Categories of Unicode: control characters, lone surrogates, separators of lines and paragraphs.
 UNSPEAKABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 

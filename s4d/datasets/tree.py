@@ -72,6 +72,9 @@ class MediaFolder:
         found = self.entries(folder).get(name)
         return self._behind_link(path) if found == "link" else found
 
+    def _is(self, folder: str, name: str, what: What, wanted: What) -> bool:
+        return (self._behind_link(_join(folder, name)) if what == "link" else what) == wanted
+
     def _behind_link(self, path: str) -> What | None:
         whole = os.path.join(self.base, path)
         try:
@@ -88,14 +91,14 @@ class MediaFolder:
 
     def subfolders(self, folder: str = "") -> list[str]:
         """Names of the folders in `folder`, sorted."""
-        return sorted(name for name in self.entries(folder) if self.what(_join(folder, name)) == "folder")
+        return sorted(name for name, what in self.entries(folder).items() if self._is(folder, name, what, "folder"))
 
     def files(self, suffixes: frozenset[str], folder: str = "") -> list[str]:
         """Names of the files in `folder` with one of `suffixes` (lower case), sorted as text."""
         return sorted(
             name
-            for name in self.entries(folder)
-            if os.path.splitext(name)[1].lower() in suffixes and self.what(_join(folder, name)) == "file"
+            for name, what in self.entries(folder).items()
+            if os.path.splitext(name)[1].lower() in suffixes and self._is(folder, name, what, "file")
         )
 
     def walk(self, suffixes: frozenset[str], folder: str = "") -> Iterator[str]:

@@ -1,9 +1,10 @@
-"""Every dataset in every form on disk: miniature, manifest, a step of training on what it lists."""
+"""Every dataset in every form on disk: miniature, manifest, validation, a step of training on what it lists."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,11 @@ from trees import TREES
 
 from s4d.config import Config
 from s4d.data.loader import build_batches
+from s4d.data.manifest import Kind
 from s4d.data.manifest_io import Manifest, prepare_manifest, read_manifest
+from s4d.data.scan.probe import probe_medium
+from s4d.data.scan.record import Probe
+from s4d.data.validate.run import validate_manifest
 from s4d.datasets import CLASS_NAMES
 from s4d.tasks import build_task
 
@@ -51,8 +56,12 @@ def run_on(manifest: Path, read: Manifest, fold: int | None) -> Config:
     )
 
 
+def probe_here(root: Path, media: Iterable[tuple[str, Kind]], workers: int) -> Iterator[Probe]:
+    return (probe_medium(root, path, kind, quick=False) for path, kind in media)
+
+
 @pytest.mark.parametrize("tree", TREES, ids=ids(TREES))
-def test_from_disk_to_a_step_of_training(tree: Tree, tmp_path: Path) -> None:
+def test_from_disk_to_a_step_of_training(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.build(tmp_path / "data")
     written = prepare_manifest(tree.dataset, tmp_path / "data", tmp_path / "made.csv")
     prepare_manifest(tree.dataset, tmp_path / "data", tmp_path / "made.parquet")
@@ -63,6 +72,13 @@ def test_from_disk_to_a_step_of_training(tree: Tree, tmp_path: Path) -> None:
     if CLASS_NAMES[tree.dataset]:
         assert manifest.classes == CLASS_NAMES[tree.dataset]
     assert {row.label for row in manifest.rows if row.label is not None} == set(manifest.classes)
+
+    # Decoded here: the processes that do it for users have tests of their own.
+    monkeypatch.setattr("s4d.data.validate.run.probe_all", probe_here)
+    findings = validate_manifest(tmp_path / "made.csv", workers=1)
+    assert findings.errors == ()
+    assert findings.looked_at.startswith("no scan file given: all")
+    assert set(tree.warns) <= {finding.code for finding in findings.items if finding.severity == "warning"}
 
     config = run_on(tmp_path / "made.parquet", manifest, tree.fold)
     task = build_task(config, rank=0, world_size=1, device=torch.device("cpu"))

@@ -24,6 +24,7 @@ class Tree:
     are the labels. `split_by` divides the fields of that line. `fold` is set where one of several is to be trained on.
     `name_column` and `label_column` are what errors call the two fields. `bears` are the damages of
     test_wrong_trees.py that leave another valid dataset: a missing split, a label that is a class of its own.
+    `warns` are warnings that `s4d data validate` has to give.
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class Tree:
     label_column: str = "label"
     fold: int | None = None
     bears: tuple[str, ...] = ()
+    warns: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -51,7 +53,7 @@ def ids(trees: Sequence[Tree]) -> list[str]:
     return [tree.id for tree in trees]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def picture(number: int, suffix: str = ".jpg") -> bytes:
     """A small encoded image of smooth random colours."""
     small = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -61,7 +63,7 @@ def picture(number: int, suffix: str = ".jpg") -> bytes:
     return stream.getvalue()
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def video(number: int, frames: int = 10) -> bytes:
     """A small H.264 clip in an mp4 file."""
     stream = io.BytesIO()
@@ -80,8 +82,8 @@ def put(path: Path, content: str | bytes) -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def put_frames(folder: Path, count: int, name: str = "{}.jpg") -> None:
-    """Frames 1, 2, ... of one clip, under the names a dataset gives them."""
+def put_frames(folder: Path, count: int, name: str = "{}.jpg", first: int = 0) -> None:
+    """Frames 1, 2, ... of one clip, under the names a dataset gives them; `first` tells clips apart."""
     for frame in range(1, count + 1):
         path = folder / name.format(frame)
-        put(path, picture(frame % 16, path.suffix))
+        put(path, picture(first + frame, path.suffix))

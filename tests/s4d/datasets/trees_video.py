@@ -11,37 +11,36 @@ from s4d.datasets.labels import MAFW_NATIVE
 
 Clips = Callable[[Path, str, int], None]
 
-TRAIN, TEST = range(1, 9), range(9, 16)
-
 
 def as_frames(base: Path, name: str, number: int) -> None:
-    put_frames(base / name, 3 + number % 3)
+    put_frames(base / name, 3 + number % 3, first=100 * number)
 
 
 def as_sixteen(base: Path, name: str, number: int) -> None:
-    put_frames(base / name, 16)
+    put_frames(base / name, 16, first=100 * number)
 
 
 def as_png(base: Path, name: str, number: int) -> None:
-    put_frames(base / name, 3 + number % 3, "{:05d}.png")
+    put_frames(base / name, 3 + number % 3, "{:05d}.png", first=100 * number)
 
 
 def as_mp4(base: Path, name: str, number: int) -> None:
-    put(base / f"{name}.mp4", video(number % 4))
+    put(base / f"{name}.mp4", video(100 * number))
 
 
 def dfew(folder: str, clips: Clips, *, released: bool) -> Callable[[Path], None]:
     """Fifteen clips, two folds; the released csv files count from 0 and are named by split, the others count from 1."""
 
     def build(root: Path) -> None:
-        for number in (*TRAIN, *TEST):
+        for number in range(1, 16):
             clips(root / folder, f"{number:05d}", number)
         for fold in (1, 2):
-            for split, numbers in (("train", TRAIN), ("test", TEST)):
+            tested = range(9, 16) if fold == 1 else range(1, 8)
+            for split in ("train", "test"):
+                numbers = [number for number in range(1, 16) if (number in tested) == (split == "test")]
                 name = f"{split}_set_{fold}.csv" if released else f"set_{fold}.csv"
                 lines = [
-                    f"{number:05d},{(number + fold) % 7}" if released else f"{number},{(number + fold) % 7 + 1}"
-                    for number in numbers
+                    f"{number:05d},{number % 7}" if released else f"{number},{number % 7 + 1}" for number in numbers
                 ]
                 path = root / f"EmoLabel_DataSplit/{split}(single-labeled)" / name
                 put(path, "\n".join(["video_name,label", *lines]) + "\n")
@@ -56,12 +55,12 @@ def ferv39k(*, released: bool) -> Callable[[Path], None]:
     """Fifteen clips in three scenes."""
 
     def build(root: Path) -> None:
-        for split, numbers in (("train", TRAIN), ("test", TEST)):
+        for split, numbers in (("train", range(1, 9)), ("test", range(9, 16))):
             lines = ["path,id"] if released else []
             for number in numbers:
                 label = number % 7
                 name = f"{('Action', 'Crime', 'DailyLife')[number % 3]}/{FERV_FOLDERS[label]}/{number:04d}"
-                put_frames(root / "2_ClipsforFaceCrop" / name, 3 + number % 3, "{:04d}.jpg")
+                put_frames(root / "2_ClipsforFaceCrop" / name, 3 + number % 3, "{:04d}.jpg", first=100 * number)
                 lines.append(f"{name},{label}" if released else f"{name} {FERV_FOLDERS[label]}")
             path = f"Annotation/{split}.csv" if released else f"4_setups/All_scenes/{split}_All.csv"
             put(root / path, "\n".join(lines) + "\n")
@@ -78,7 +77,10 @@ def mafw(
         for number in range(1, 23):
             clips(root / folder, f"{number:05d}", number)
         for fold in (1, 2):
-            for split, numbers in (("train", range(1, 12)), ("test", range(12, 23))):
+            first, second = range(1, 12), range(12, 23)
+            for split, numbers in (
+                (("train", first), ("test", second)) if fold == 1 else (("train", second), ("test", first))
+            ):
                 header = b"video_name,labels\n" if suffix == "csv" else b""
                 text = header + b"".join(lines(number) for number in numbers)
                 put(root / lists / f"set_{fold}/{split}.{suffix}", text)
@@ -102,27 +104,26 @@ def captioned(number: int) -> bytes:
 
 def compound(number: int) -> bytes:
     first, second = MAFW_NATIVE[number % 11], MAFW_NATIVE[(number + 1) % 11]
-    return f"{number:05d}.mp4 {first if number % 2 else f'{first}_{second}'}\n".encode()
+    return f"{number:05d}.mp4 {first if number % 11 % 2 else f'{first}_{second}'}\n".encode()
 
 
 def voxceleb2(root: Path) -> None:
-    for name in ("dev/mp4/id00012/abc/00001", "dev/mp4/id00012/abc/00002", "dev/mp4/id00015/d-e/00001"):
-        put(root / f"{name}.mp4", video(1))
-    put(root / "test/mp4/id00017/x_y/00001.mp4", video(2))
+    clips = ("dev/mp4/id00012/abc/00001", "dev/mp4/id00012/abc/00002", "dev/mp4/id00015/d-e/00001")
+    for number, name in enumerate((*clips, "test/mp4/id00017/x_y/00001")):
+        put(root / f"{name}.mp4", video(100 * number))
     put(root / "dev/mp4/id00012/abc/notes.txt", "no clip")
 
 
 def folder(root: Path) -> None:
-    for split in ("train", "test"):
-        for label in ("glad", "sad"):
-            put_frames(root / split / label / "c", 5)
-            put(root / split / label / "b.mp4", video(1))
+    for number, name in enumerate(("train/glad", "train/sad", "test/glad", "test/sad"), start=1):
+        put_frames(root / name / "c", 5, first=100 * number)
+        put(root / name / "b.mp4", video(1000 * number))
 
 
 def table(root: Path) -> None:
     lines = ["path,label,split,identity"]
     for number in range(1, 7):
-        put_frames(root / f"clips/{number}", 4 + number)
+        put_frames(root / f"clips/{number}", 4 + number, first=100 * number)
         lines.append(f"clips/{number},{('glad', 'sad')[number % 2]},{'test' if number > 4 else 'train'},p{number}")
     put(root / "labels.csv", "\n".join(lines) + "\n")
 
@@ -141,14 +142,15 @@ VIDEO_TREES: Sequence[Tree] = (
             listed=DFEW_LIST + ("train_set_1.csv" if released else "set_1.csv"),
             line=3,
             name="00002" if released else "2",
-            label="3" if released else "4",
+            label="2" if released else "3",
             name_column="video_name",
             fold=1,
+            warns=warns,
         )
-        for form, media, clips, suffix, released in (
-            ("frames", "Clip/jpg_256", as_frames, "", True),
-            ("original", "Clip/original", as_mp4, ".mp4", False),
-            ("sixteen", "Clip/clip_224x224_16f", as_sixteen, "", False),
+        for form, media, clips, suffix, released, warns in (
+            ("frames", "Clip/jpg_256", as_frames, "", True, ("counts",)),
+            ("original", "Clip/original", as_mp4, ".mp4", False, ("counts",)),
+            ("sixteen", "Clip/clip_224x224_16f", as_sixteen, "", False, ("counts", "short-copy", "frame-order")),
         )
     ),
     *(
