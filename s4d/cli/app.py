@@ -35,7 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": (
-        "Generate faces and prepare manifests.",
+        "Generate faces; prepare, check, cut out and cache datasets.",
         {
             "synth": data.synth,
             "prepare": data.prepare,

@@ -9,6 +9,7 @@ from pathlib import Path
 from s4d.data.manifest import Kind, ManifestRow
 from s4d.data.media import list_frames, open_media
 from s4d.data.media_check import find_damaged
+from s4d.data.media_limits import media_path
 from s4d.data.scan.digest import content_digest, stamp
 from s4d.data.scan.ending import missing_end
 from s4d.data.scan.look import Look
@@ -37,15 +38,17 @@ def probe_medium(root: Path, path: str, kind: Kind, *, quick: bool) -> Probe:
         files = [root / path] if kind == "image" else list(list_frames(root / path))
         return _probe_images(files, start, quick=quick)
     except DataError as error:
-        digest = "" if quick else _digest_of(root / path, kind)
+        digest = "" if quick else _digest_of(root, path, kind)
         return replace(start, error=" ".join(str(error).split()), sha256=digest)
 
 
-def _digest_of(path: Path, kind: Kind) -> str:
-    """Digest of a medium that failed to decode, if its bytes can be read."""
+def _digest_of(root: Path, path: str, kind: Kind) -> str:
+    """Digest of a medium that failed to decode; empty for what is not there or no regular file inside `root`."""
     try:
-        return content_digest(list_frames(path) if kind == "frames" else [path]) if path.exists() else ""
-    except DataError:
+        place = media_path(root, path, path)
+        files = list_frames(place) if kind == "frames" else [place]
+        return content_digest(files) if all(file.is_file() for file in files) else ""
+    except (DataError, OSError, ValueError):
         return ""
 
 

@@ -27,12 +27,16 @@ from s4d.errors import DataError
 UNEVEN = 0.2
 # A Matroska header states the duration; a stream that ends this many frames (and this part) earlier was cut.
 EARLY_FRAMES, EARLY_PART = 3.0, 0.02
+# What FFmpeg says of a Matroska file without a length, as streaming writes it, that stops inside an element.
+EARLY_END = "ended prematurely"
 
 
 def probe_video(path: Path, start: Probe, *, quick: bool) -> Probe:
     """`start` with what the file says; unless `quick`, every frame is decoded and the content hashed."""
     with _complaints() as complaints:
         found = _looked_at(path, start, quick=quick)
+    if any(EARLY_END in text for _, _, text in complaints):
+        raise DataError(f"{path}: truncated: the file ends in the middle of a packet")
     return replace(found, warnings=found.warnings + len(complaints))
 
 

@@ -11,13 +11,6 @@ from s4d.data.validate.findings import Finding, summary
 from s4d.data.validate.subject import Medium, Subject
 
 
-def check_paths(subject: Subject) -> Iterator[Finding]:
-    """Paths that leave the manifest's root: such a data set cannot be moved."""
-    for medium in subject.media.values():
-        if medium.path.startswith("/") or ".." in medium.path.split("/"):
-            yield _about(medium, "warning", "path-outside", "the path leaves the manifest's root", field="path")
-
-
 def check_presence(subject: Subject) -> Iterator[Finding]:
     """Missing and zero-length files, folders in place of files, and media that changed after the scan."""
     root = os.fspath(subject.manifest.root)

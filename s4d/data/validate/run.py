@@ -24,7 +24,6 @@ STRIDE: int = SourceConfig.model_fields["stride"].default
 
 CHECKS: tuple[Callable[[Subject], Iterable[Finding]], ...] = (
     counts.check_counts,
-    files.check_paths,
     files.check_presence,
     files.check_readable,
     files.check_changes,

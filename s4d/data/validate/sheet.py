@@ -15,6 +15,7 @@ from s4d.data.counter import stable_key
 from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import Manifest
 from s4d.data.media import open_media
+from s4d.data.media_limits import media_path
 from s4d.data.scan.pool import Lost, run_tasks
 from s4d.errors import DataError
 
@@ -61,7 +62,7 @@ def _chosen(manifest: Manifest, label: str) -> Iterator[ManifestRow]:
 def _tiles(root: Path, row: ManifestRow) -> Tiles:
     """The image, or frames of the clip, scaled to a tile; empty if it cannot be read."""
     try:
-        media = open_media(root / row.path, row.kind)
+        media = open_media(media_path(root, row.path, row.path), row.kind)
         places = [0] if row.kind == "image" else [media.frame_count // 4, 3 * media.frame_count // 4]
         frames = media.frames(places)
     except DataError:

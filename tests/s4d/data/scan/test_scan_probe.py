@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -127,3 +128,15 @@ def test_what_cannot_be_read_has_an_error(
     found = probe_medium(tmp_path, name, kind, quick=False)
     assert found.error is not None and reason in found.error and name in found.error
     assert "\n" not in found.error
+
+
+def test_what_leads_out_or_is_no_file_is_not_read(tmp_path: Path, encode_still: Encode, make_scene: Scene) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret.png").write_bytes(encode_still(make_scene(1, 1)[0], "PNG"))
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(root / "pipe.png")
+    for name, reason in (("link.png", "leads out of"), ("pipe.png", "not a regular file")):
+        found = probe_medium(root, name, "image", quick=False)
+        assert found.error is not None and reason in found.error
+        assert found.sha256 == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -58,6 +59,20 @@ def test_a_second_scan_looks_at_new_and_changed_files_only(manifest: Path, tmp_p
     assert sorted(read_scan(out).changed) == ["3.jpg", "4.jpg"]
     fourth = scan_manifest(manifest, out, workers=1)
     assert (fourth.scanned, [probe.path for probe in fourth.failed]) == (0, ["3.jpg"])
+
+
+def test_an_interrupted_scan_goes_on(manifest: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, count: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "scan.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        scan_manifest(manifest, out, workers=2, progress=interrupt)
+    assert multiprocessing.active_children() == []
+    rest = scan_manifest(manifest, out, workers=1)
+    assert (rest.known, rest.scanned) == (2, 4)
+    assert len(read_scan(out).probes) == len(out.read_text().splitlines()) == 6
 
 
 def test_a_quick_scan_does_not_stand_for_a_full_one(manifest: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from s4d.data.validate.files import (
     check_changes,
     check_content,
     check_frame_counts,
-    check_paths,
     check_presence,
     check_readable,
 )
@@ -65,11 +64,6 @@ def test_files_changed_after_the_scan(root: Path, make_row: Make, make_probe: Ma
     (finding,) = check_presence(stale)
     assert (finding.severity, finding.code) == ("warning", "scan-outdated")
     assert finding.text.startswith("2 of 2 media")
-
-
-def test_paths_that_leave_the_root(make_row: Make, make_subject: Make) -> None:
-    found = check_paths(make_subject([make_row("a/b.jpg"), make_row("/data/b.jpg"), make_row("../b.jpg")]))
-    assert codes(found) == [("warning", "path-outside", 2), ("warning", "path-outside", 3)]
 
 
 def test_unreadable_media(make_row: Make, make_probe: Make, make_subject: Make) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -126,8 +127,8 @@ def test_the_page(faulty: Path, tmp_path: Path, run_s4d: Run) -> None:
     assert json.loads((out / "findings.json").read_text())["manifest"] == str(faulty)
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.height == 7 * 96 and sheet.width > 10 * 96
-        red = sum(pixel == (255, 0, 0) for pixel in sheet.convert("RGB").getdata())
-    assert red > 0, "media that cannot be read are crossed"
+        red = np.all(np.asarray(sheet.convert("RGB")) == (255, 0, 0), axis=2)
+    assert red.any(), "media that cannot be read are crossed"
 
 
 def test_text_of_the_data_is_escaped(faces: Path, tmp_path: Path, run_s4d: Run) -> None:
