@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from s4d.config import Config
 from s4d.data.plan import SamplePlan
-from s4d.data.trial import Trial, refusal, try_backend
+from s4d.data.trial import Trial, try_backend
 from s4d.errors import UsageError, UserError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def require(config: Config, plan: SamplePlan, rank: int, device: torch.device) -
         raise UsageError(
             f"{FIELD}: {backend} decodes files, but source {cached} has a cache of decoded frames; use pyav"
         )
-    reason = refusal(backend) or try_backend(backend, config, plan, rank, device, FEW).refusal
+    reason = try_backend(backend, config, plan, rank, device, FEW).refusal
     if reason:
         raise UsageError(f"{FIELD}: {backend}: {reason}")
 

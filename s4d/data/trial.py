@@ -12,6 +12,7 @@ from s4d.config import Config
 from s4d.data.micro_batches import BatchLayout, Planned
 from s4d.data.plan import SamplePlan
 from s4d.data.reading import TrainReader
+from s4d.errors import UsageError
 
 SAMPLES = 16
 
@@ -53,6 +54,7 @@ def try_backend(
 ) -> Trial:
     """Decode the first samples of each source twice, to a device's memory, and time the second go.
 
+    DataError where a file cannot be read, as in a run; that a backend lacks a codec is a refusal.
     Opening a video lists its packets, which is remembered: on sets far larger than that memory reading costs more.
     """
     reason = refusal(backend)
@@ -60,7 +62,10 @@ def try_backend(
         return Trial(backend=backend, refusal=reason)
     planned = _first(BatchLayout(config, plan, rank), samples)
     measure = _try_pyav if backend == "pyav" else _try_dali
-    return measure(config, plan, planned, device)
+    try:
+        return measure(config, plan, planned, device)
+    except UsageError as error:
+        return Trial(backend=backend, refusal=str(error).removeprefix(f"data.backend: {backend}: "))
 
 
 def _first(layout: BatchLayout, samples: int) -> Planned:

@@ -175,4 +175,4 @@ def check_codec(path: Path, on_cpu: bool) -> None:
     codec = video_codec(path)
     if codec not in (CPU_CODECS if on_cpu else GPU_CODECS):
         place, instead = ("CPU", "pyav or a GPU") if on_cpu else ("GPU", "pyav")
-        raise UsageError(f"data.backend: dali cannot decode {codec} on a {place} ({path}); use {instead}")
+        raise UsageError(f"data.backend: dali: cannot decode {codec} on a {place} ({path}); use {instead}")

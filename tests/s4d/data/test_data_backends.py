@@ -45,7 +45,6 @@ def test_a_named_backend_that_is_missing_is_refused(finetune_config: MakeConfig)
 def test_a_named_backend_that_decodes_none_of_the_files_is_refused(
     finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "refusal", lambda _: None)
     monkeypatch.setattr(backends, "try_backend", lambda *_: Trial(backend="dali", refusal="a.mp4: cannot decode"))
     config = finetune_config(data={"backend": "dali"})
     with pytest.raises(UsageError, match=r"^data\.backend: dali: a\.mp4: cannot decode$"):

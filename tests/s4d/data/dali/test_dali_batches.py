@@ -16,6 +16,7 @@ from s4d.data import loader
 from s4d.data.batch import PackedBatch
 from s4d.data.loader import build_batches
 from s4d.data.plan import build_plan
+from s4d.data.trial import try_backend
 from s4d.data.workers import in_order
 from s4d.errors import DataError, UsageError
 
@@ -161,8 +162,16 @@ def test_an_undecodable_file_stops_the_run_by_default(vp9_config: MakeConfig, da
 def test_codecs_of_the_gpu_are_refused_on_a_cpu_before_the_run_starts(
     pretrain_config: MakeConfig, media_tree: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"^data\.backend: dali cannot decode h264 on a CPU \(.*/v\d\.mp4\); use pyav"):
+    with pytest.raises(
+        UsageError, match=r"^data\.backend: dali: cannot decode h264 on a CPU \(.*/v\d\.mp4\); use pyav"
+    ):
         build_batches(pretrain_config(data={"backend": "dali"}), 0, 1)
+    config = pretrain_config()
+    tried = try_backend("dali", config, build_plan(config, world_size=1), 0, torch.device("cpu"))
+    assert tried.refusal is not None and tried.refusal.startswith("cannot decode h264 on a CPU")
+    # A run that is stopped on a GPU and continued on a CPU meets the file in a decoding process.
+    with pytest.raises(UsageError, match=r"^data\.backend: dali: cannot decode h264 on a CPU"):
+        Drafts(config, build_plan(config, world_size=1), 0, on_cpu=True)[0]
 
 
 def test_a_failure_of_the_machine_is_no_files_fault(vp9_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
