@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
 from s4d.cli.data import OnError
 from s4d.cli.output import AsJson, print_json, print_lines, relative
+from s4d.cli.progress import show_progress
 from s4d.errors import DataError, UsageError
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 class Order(StrEnum):
@@ -61,8 +59,9 @@ def cache(
 
     recipe = CacheRecipe(short_side=short_side, frames=frames, order=order.value)
     options = CacheOptions(shard_bytes=shard_mib << 20, workers=workers, skip_unreadable=on_error is OnError.skip)
-    with _progress() as show:
-        report = write_cache(manifest, out, recipe, options, show)
+    stages = _Stages()
+    with stages.shown:
+        report = write_cache(manifest, out, recipe, options, stages)
     for problem in report.left_out:
         typer.echo(f"left out: {problem}", err=True)
     if as_json:
@@ -81,8 +80,8 @@ def cache(
 def _verify(folder: Path, as_json: bool) -> None:
     from s4d.data.cache.verify import verify_cache
 
-    with _progress() as show:
-        damaged = verify_cache(folder, lambda done, total: show("verify", done, total, 0))
+    with show_progress("shards checked:") as progress:
+        damaged = verify_cache(folder, progress)
     if as_json:
         print_json({"cache": relative(folder), "damaged": damaged})
     else:
@@ -91,45 +90,22 @@ def _verify(folder: Path, as_json: bool) -> None:
         raise DataError(f"{folder}: {len(damaged)} damaged records; delete this folder and make the cache again")
 
 
-STAGES = {"probe": "opening media", "fill": "decoding", "verify": "checking shards"}
+class _Stages:
+    """Progress of one stage after the other, and what the disk will have to hold."""
 
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int, int], None]]:
-    """A bar on a terminal, a line every few seconds in a log; both on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        tasks: dict[str, int] = {}
-
-        def show(stage: str, done: int, total: int, size: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(_title(stage, size), total=total)
-            bar.update(tasks[stage], completed=done)  # type: ignore[arg-type]
-
-        yield show
-
-
-class _Lines:
-    """Progress for a log."""
+    VERBS = MappingProxyType({"probe": "opened", "fill": "decoded"})
 
     def __init__(self) -> None:
-        self.next = 0.0
+        self.stage = ""
+        self.shown = ExitStack()
 
     def __call__(self, stage: str, done: int, total: int, size: int) -> None:
-        if done in (0, total) or time.monotonic() >= self.next:
-            self.next = time.monotonic() + SECONDS_BETWEEN_LINES
-            typer.echo(f"{_title(stage, size)}: {done} of {total}", err=True)
-
-
-def _title(stage: str, size: int) -> str:
-    return f"{STAGES[stage]} ({_amount(size)})" if size else STAGES[stage]
+        if stage != self.stage:
+            self.shown.close()
+            if size:
+                typer.echo(f"{total} media, {_amount(size)} of decoded frames", err=True)
+            self.stage, self.show = stage, self.shown.enter_context(show_progress(self.VERBS[stage]))
+        self.show(done, total)
 
 
 def _amount(size: int) -> str:

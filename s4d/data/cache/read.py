@@ -1,39 +1,20 @@
-"""Frames of a finished cache, straight from the mapped file: nothing is decoded and nothing copied."""
+"""Opens a finished cache, and finds the frames of a row in it: nothing is decoded and nothing copied."""
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from s4d.data.cache.index import DONE, TABLE, Index, read_index
 from s4d.data.cache.layout import Medium, Record
+from s4d.data.cache.mapped import CachedFrames, mapped_shard
 from s4d.data.cache.shard import read_header, shard_name
 from s4d.data.manifest import ManifestRow
-from s4d.data.media import Frames
 from s4d.errors import DataError
-
-# Each map holds an open file, of which a process may have 1,024.
-OPEN_MAPS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class CachedFrames:
-    """A sample as the cache has it: frame count and size are the medium's own, its frames are smaller."""
-
-    frame_count: int
-    size: tuple[int, int]
-    step: int
-    pixels: NDArray[np.uint8]
-
-    def frames(self, indices: Iterable[int], scale: float = 1.0) -> Frames:
-        """Views of the mapped shard, not to be written to; see `Media.frames`."""
-        return {index: self.pixels[index // self.step] for index in indices}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,15 +31,8 @@ class CachedRows:
         if number in index.problems:
             raise DataError(f"{index.problems[number]} (left out of the cache {self.folder})")
         record = record_of(index, number)
-        width, height = record.stored
-        pixels = np.ndarray(
-            (record.kept, height, width, 3),
-            np.uint8,
-            buffer=_map(self.folder, self.id, record.shard, index.shards[record.shard]),
-            offset=record.offset,
-            strides=(record.pitch, width * 3, 3, 1),
-        )
-        return CachedFrames(record.frame_count, record.size, record.step, pixels)
+        shard = mapped_shard(self.folder, shard_name(self.id, record.shard), index.shards[record.shard])
+        return CachedFrames(record.frame_count, record.size, record, shard)
 
 
 def open_rows(folder: Path, rows: Sequence[ManifestRow], fingerprint: str, origin: str) -> CachedRows:
@@ -115,16 +89,3 @@ def _index(folder: str, cache: str) -> Index:
     if index.id != cache:
         raise DataError(f"{Path(folder) / DONE}: id: this cache was replaced by another one during the run")
     return index
-
-
-@lru_cache(maxsize=OPEN_MAPS)
-def _map(folder: str, cache: str, shard: int, size: int) -> mmap.mmap:
-    path = Path(folder) / shard_name(cache, shard)
-    try:
-        with path.open("rb") as stream:
-            found = stream.seek(0, 2)
-            if found != size:
-                raise DataError(f"{path}: size: expected {size} bytes, got {found}")
-            return mmap.mmap(stream.fileno(), size, prot=mmap.PROT_READ)
-    except OSError as error:
-        raise DataError(f"{path}: cannot map this shard: {error.strerror}") from error

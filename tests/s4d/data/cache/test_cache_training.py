@@ -14,7 +14,7 @@ from PIL import Image
 
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
-from s4d.data.cache.read import CachedFrames
+from s4d.data.cache.mapped import CachedFrames
 from s4d.data.draw_sample import DrawKey, ViewSpec, train_draw
 from s4d.data.evaluation import EvalBatches
 from s4d.data.loader import TrainBatches, build_batches
@@ -131,7 +131,7 @@ def test_scaled_frames_serve_the_same_crops(
     original = open_media(large_picture / "a.png", "image")
     small = open_rows(tmp_path / "cache", manifest.rows, manifest.fingerprint, "").open(0)
     assert isinstance(small, CachedFrames)
-    assert small.pixels.shape == (1, 192, 240, 3)
+    assert small.record.stored == (240, 192)
     augment = finetune_config().data.image
     spec = ViewSpec(num_frames=1, stride=1, rule="window", size=112)
     for epoch in range(40):

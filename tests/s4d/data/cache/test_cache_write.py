@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from s4d.data.cache.index import read_index
 from s4d.data.cache.layout import PAGE, Medium, Probe, aligned_length, data_start, place_records
+from s4d.data.cache.mapped import MappedShard
 from s4d.data.cache.read import open_cache, open_rows, record_of
 from s4d.data.cache.recipe import CacheRecipe, cache_id
 from s4d.data.manifest_io import read_manifest
@@ -128,7 +130,7 @@ def test_thinned_clip_serves_the_frame_before(media_tree: Path, tmp_path: Path, 
     manifest = read_manifest(media_tree / "videos.csv")
     rows = open_rows(tmp_path / "cache", manifest.rows, manifest.fingerprint, "")
     cached, original = rows.open(0), open_media(media_tree / manifest.rows[0].path, "video")
-    assert (cached.frame_count, len(cached.pixels)) == (10, 3)
+    assert (cached.frame_count, cached.record.kept) == (10, 3)
     wanted = original.frames([0, 4, 8])
     found = cached.frames(range(10))
     assert all(np.array_equal(found[index], wanted[index // 4 * 4]) for index in range(10))
@@ -216,3 +218,29 @@ def test_index_names_every_medium(media_tree: Path, tmp_path: Path, make_cache) 
     index = read_index(tmp_path / "cache")
     assert list(index.media) == [Medium(f"clips/c{i:02d}", "frames") for i in range(14)]
     assert [record_of(index, number).kept for number in range(14)] == list(range(4, 18))
+
+
+def test_frames_that_are_not_in_memory_are_asked_for(
+    media_tree: Path, tmp_path: Path, make_cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking is a hint that must name whole pages inside the map."""
+    asked = []
+
+    def madvise(option: int, start: int, length: int) -> None:
+        asked.append((option, start % mmap.PAGESIZE, start, start + length))
+
+    make_cache(media_tree / "clips.csv", tmp_path / "cache")
+    manifest = read_manifest(media_tree / "clips.csv")
+    sample = open_rows(tmp_path / "cache", manifest.rows, manifest.fingerprint, "").open(3)
+    shard = sample.shard
+    for in_memory in (True, False):
+        monkeypatch.setattr(MappedShard, "_is_in_memory", lambda *place, answer=in_memory: answer)
+        monkeypatch.setattr(shard, "memory", SimpleNamespace(madvise=madvise))
+        shard.expect([sample.record.offset + index * sample.record.pitch for index in (1, 3)], 48 * 48 * 3)
+        monkeypatch.undo()
+        assert len(asked) == (0 if in_memory else 2)
+    for place, (option, rest, start, end) in zip((1, 3), asked, strict=True):
+        first = sample.record.offset + place * sample.record.pitch
+        assert (option, rest, end) == (mmap.MADV_WILLNEED, 0, first + 48 * 48 * 3)
+        assert first - mmap.PAGESIZE < start <= first
+    assert len(sample.frames(range(7))) == 7
