@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import socket
 import sys
@@ -19,11 +18,9 @@ from typing import Any
 import torch
 
 from s4d.data import buffers, current_file, handover
+from s4d.data.memory_limit import limit_memory
 from s4d.errors import UserError
 
-# What a process may take beyond what it has when it starts; the pixels of finished batches lie in shared memory and do
-# not count. Four views of a clip at 1920 x 1080 take 0.4 GB.
-MEMORY_BYTES = 2 << 30
 OUT_OF_MEMORY = 77
 SWITCH_SECONDS = 5e-4
 GRACE_SECONDS = 20.0
@@ -79,14 +76,7 @@ def _prepare(note: Any) -> None:
     torch.set_num_threads(1)
     buffers.share()
     current_file.watch(note)
-    limit = _data_bytes() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
-
-
-def _data_bytes() -> int:
-    """Private writable memory of this process."""
-    with open("/proc/self/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
+    limit_memory()
 
 
 def _end_later(number: int, frame: object) -> None:

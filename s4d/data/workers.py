@@ -24,7 +24,8 @@ from typing import Any, Protocol, TypeVar
 
 from s4d.data import handover
 from s4d.data.current_file import NOTE_BYTES, read_note
-from s4d.data.worker_process import MEMORY_BYTES, OUT_OF_MEMORY, Broken, Failed, serve
+from s4d.data.memory_limit import MEMORY_BYTES
+from s4d.data.worker_process import OUT_OF_MEMORY, Broken, Failed, serve
 from s4d.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,10 @@ import time
 import traceback
 from pathlib import Path
 
-MEMORY_BYTES = 8 << 30
-RSS_BYTES = 1 << 30
+from s4d.data.memory_limit import MEMORY_BYTES, limit_memory
+
+# A little above the limit of a decoding process: what is mapped from files counts as resident too.
+GROWTH_BYTES = MEMORY_BYTES + (64 << 20)
 
 
 def main() -> None:
@@ -30,7 +32,8 @@ def main() -> None:
     logging.disable()
     folder.mkdir(parents=True, exist_ok=True)
     module.prepare(folder)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.RLIM_INFINITY))
+    limit_memory()
+    small = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     print(json.dumps({"ready": True}), file=out, flush=True)
     for text in sys.argv[4:]:
         if time.monotonic() - began > seconds:
@@ -42,11 +45,11 @@ def main() -> None:
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             line["failure"] = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        if peak > RSS_BYTES:
-            line["failure"] = f"{peak >> 20} MiB resident"
+        growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - small
+        if growth > GROWTH_BYTES:
+            line["failure"] = f"grew by {growth >> 20} MiB"
         print(json.dumps(line), file=out, flush=True)
-        if peak > RSS_BYTES:
+        if growth > GROWTH_BYTES:
             return
 
 

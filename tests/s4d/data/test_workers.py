@@ -151,7 +151,7 @@ REASONS = {
     "is_killed": "decoding ended the process (SIGKILL)",
     "holds_the_lock": "decoding took more than 0.5 s",
     "is_stopped": "decoding took more than 0.5 s",
-    "takes_memory": "decoding needs more than 2048 MiB of memory",
+    "takes_memory": "decoding needs more than 1024 MiB of memory",
 }
 
 
