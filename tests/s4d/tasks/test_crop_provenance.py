@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from s4d.cli.evaluate import score_run
 from s4d.config import Config
 from s4d.data.manifest_io import read_manifest, write_manifest
 from s4d.models.folder import write_folder
@@ -19,6 +21,15 @@ from s4d.tasks.crop_provenance import crops_of, stored_crops, warn_of_changed_cr
 
 EYES, BOX = "eyes-224-m0.15-e0.4-frame-w5-black-jpg95", "none-224-m0.15-e0.4-clip-w5-black-jpg95"
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def own_manifests(manifests: Path, tmp_path: Path) -> Path:
+    """Manifests that a test may change; the media stay where they are."""
+    (tmp_path / "manifests").mkdir()
+    for path in manifests.glob("*.csv"):
+        shutil.copy(path, tmp_path / "manifests")
+    return tmp_path / "manifests"
 
 
 def set_crop(config: Config, name: str, crop: str) -> None:
@@ -32,21 +43,21 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])
-def test_recipes_go_into_the_checkpoint(config_of: Callable[..., Config], manifests: Path, name: str) -> None:
-    config = config_of(name, manifests=manifests)
+def test_recipes_go_into_the_checkpoint(config_of: Callable[..., Config], own_manifests: Path, name: str) -> None:
+    config = config_of(name, manifests=own_manifests)
     set_crop(config, "clips", EYES)
     task = build_task(config, rank=0, world_size=1, device=CPU)
     assert json.loads(json.dumps(task.describe()))["crop"] == {"faces": "", "clips": EYES}
 
 
 def test_weights_from_other_crops(
-    config_of: Callable[..., Config], manifests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config_of: Callable[..., Config], own_manifests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = config_of("pretrain", manifests=manifests)
+    config = config_of("pretrain", manifests=own_manifests)
     set_crop(config, "clips", EYES)
     pretrained = build_task(config, rank=0, world_size=1, device=CPU)
     write_folder(tmp_path / "weights", pretrained.module.state_dict(), pretrained.describe())
-    finetune = config_of(manifests=manifests, model={"init_from": str(tmp_path / "weights")})
+    finetune = config_of(manifests=own_manifests, model={"init_from": str(tmp_path / "weights")})
     build_task(finetune, rank=0, world_size=1, device=CPU)
     assert warnings(caplog) == []
     set_crop(finetune, "faces", BOX)
@@ -57,9 +68,9 @@ def test_weights_from_other_crops(
 
 
 def test_data_cropped_anew_since_training(
-    config_of: Callable[..., Config], manifests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config_of: Callable[..., Config], own_manifests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = config_of(manifests=manifests)
+    config = config_of(manifests=own_manifests)
     set_crop(config, "clips", EYES)
     write_folder(tmp_path / "model", {"x": torch.zeros(1)}, {"crop": crops_of(config)})
     warn_of_changed_crops(tmp_path / "model", crops_of(config))
@@ -67,6 +78,22 @@ def test_data_cropped_anew_since_training(
     set_crop(config, "clips", BOX)
     warn_of_changed_crops(tmp_path / "model", crops_of(config))
     assert warnings(caplog) == [f"source clips: the model was trained on crops {EYES}, its manifest now has {BOX}"]
+
+
+def test_evaluation_says_so(
+    config_of: Callable[..., Config], own_manifests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(manifests=own_manifests)
+    task = build_task(config, rank=0, world_size=1, device=CPU)
+    write_folder(tmp_path / "run", task.module.state_dict(), task.describe())
+    (tmp_path / "run/config.yaml").write_text(config.model_dump_json(), encoding="utf-8")
+    scores = score_run(tmp_path / "run", "test")
+    assert scores and warnings(caplog) == []
+    set_crop(config, "clips", BOX)
+    assert score_run(tmp_path / "run", "test") == scores
+    assert warnings(caplog) == [
+        f"source clips: the model was trained on crops of unknown recipe, its manifest now has {BOX}"
+    ]
 
 
 def test_weights_that_know_no_crops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from s4d.data.crop.finders import DetectorFinder, RowFinder, open_annotations
 from s4d.data.crop.recipe import CropRecipe
 from s4d.data.crop.run import crop_manifest
 from s4d.data.manifest import ManifestRow
-from s4d.data.manifest_io import fingerprint, read_manifest
+from s4d.data.manifest_io import fingerprint, read_manifest, write_manifest
 from s4d.data.media import open_media
 from s4d.errors import DataError, UsageError
 
@@ -226,6 +227,40 @@ def test_killed_and_continued(dataset: Path, tmp_path: Path, written: int) -> No
     assert report.resumed == min(written - 1, 3)
     assert (out / "media/images/é 0.png").stat().st_mtime_ns < before
     assert content(out) == whole and not (out / ".unfinished").exists()
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_killed_again_and_again(dataset: Path, tmp_path: Path) -> None:
+    """The command with two workers, killed at whatever point, ends with the bytes of a run that nobody disturbed."""
+    template = read_manifest(dataset / "media.csv").rows[3:]
+    rows = [
+        replace(row, sample_id=f"{row.sample_id} {n}", path=f"{n}/{row.path}") for n in range(6) for row in template
+    ]
+    for row in rows:
+        source = dataset / row.path.partition("/")[2]
+        (dataset / row.path).parent.mkdir(parents=True, exist_ok=True)
+        (dataset / row.path).symlink_to(source)
+    write_manifest(replace(read_manifest(dataset / "media.csv"), rows=tuple(rows)), dataset / "media.csv")
+    crop_manifest(dataset / "media.csv", tmp_path / "whole", CropRecipe(size=512), RowFinder())
+    out = tmp_path / "out"
+    code = "import sys; from s4d.cli import main; sys.exit(main())"
+    arguments = ["data", "crop", str(dataset / "media.csv"), "--out", str(out), "--size", "512", "--workers", "2"]
+    generator = random.Random(0)
+    kills = 0
+    while True:
+        with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 240
+            while not (out / "media").exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            try:
+                assert process.wait(timeout=generator.uniform(0.5, 5.0)) == 0
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+        assert kills < 60
+    assert kills > 0 and content(out) == content(tmp_path / "whole")
 
 
 def without_faces(root: Path) -> None:

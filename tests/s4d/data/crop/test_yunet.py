@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from s4d.data.crop.finders import DetectorFinder
+from s4d.data.crop.recipe import CropRecipe
+from s4d.data.crop.run import crop_manifest
 from s4d.data.crop.yunet import load_yunet
+from s4d.data.manifest import ManifestRow
+from s4d.data.manifest_io import read_manifest
 from s4d.errors import DataError
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra `face`) is not installed")
@@ -40,6 +47,27 @@ def test_no_face(network_file: Path) -> None:
 
 def test_origin_names_the_model(network_file: Path) -> None:
     assert digest(network_file) in load_yunet(network_file, digest(network_file)).origin
+
+
+def test_in_worker_processes(
+    network_file: Path, tmp_path: Path, row: Callable[..., ManifestRow], save: Callable[..., Path]
+) -> None:
+    """Two faces in a clip: the one in the middle is followed from cell to cell, and cut out upright."""
+    (tmp_path / "in/clip").mkdir(parents=True)
+    for number in range(4):
+        frame = np.zeros((256, 320, 3), np.uint8)
+        frame[96:128, 128:160, 0] = 255
+        frame[:32, :32, 0] = 255
+        Image.fromarray(frame).save(tmp_path / f"in/clip/{number}.png")
+    manifest = save([row("c", "clip", "frames"), row("d", "clip", "frames")], tmp_path / "in")
+    finder = DetectorFinder(load_yunet(network_file, digest(network_file)))
+    recipe = CropRecipe(align="none", size=96, margin=0.25, image_format="png")
+    report = crop_manifest(manifest, tmp_path / "out", recipe, finder, workers=1)
+    assert report.filled_frames == 0 and report.media == 1
+    made = read_manifest(tmp_path / "out/manifest.csv").rows[0]
+    assert made.face_box == (16, 16, 80, 80) and made.face_points == (40, 40, 56, 40, 48, 48, 40, 56, 56, 56)
+    picture = np.asarray(Image.open(tmp_path / "out" / made.path / "00001.png"))
+    assert (picture[33:63, 33:63, 0] == 255).all() and picture[:30].max() == 0
 
 
 def test_files_that_are_no_model(network_file: Path, tmp_path: Path) -> None:
