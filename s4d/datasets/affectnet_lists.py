@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
@@ -76,7 +77,7 @@ def _read_list(path: Path, split: str, classes: tuple[str, ...]) -> LabelFile:
 
 def _rows(root: Path, dataset: str, file: LabelFile, request: Request, identities: dict[str, str]) -> list[ManifestRow]:
     first = file.entries[0].name
-    chosen = request.media or next((folder for folder in MEDIA if (root / folder / first).is_file()), MEDIA[0])
+    chosen = request.media or next((folder for folder in MEDIA if os.path.isfile(root / folder / first)), MEDIA[0])
     base = media_folder(root, (), chosen, "images")
     media = MediaFolder(base)
     inside = base.relative_to(root)

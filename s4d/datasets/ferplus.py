@@ -73,12 +73,12 @@ def _prepare(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
             left_out["without a majority" if dataset == "ferplus" else "without a vote for an expression"] += 1
             continue
         split, folder = PARTS[row[USAGE]]
-        name = f"{folder}/{inner_path(row[NAME], place(path, line, NAME))}"
+        name = f"{folder}/{image_name(path, line, row)}"
         if media.what(name) != "file":
             missing.append((line, name))
         rows.append(
             ManifestRow(
-                sample_id=name.rpartition("/")[2].rpartition(".")[0],
+                sample_id=name.removeprefix(f"{folder}/").removesuffix(".png"),
                 path=f"{base}/{name}" if base else name,
                 kind="image",
                 dataset=dataset,
@@ -105,6 +105,14 @@ def read_votes(path: Path) -> list[tuple[int, dict[str, str]]]:
                 f"{place(path, line, USAGE)}: unknown part {row[USAGE]!r}, expected one of {', '.join(PARTS)}"
             )
     return lines
+
+
+def image_name(path: Path, line: int, row: dict[str, str]) -> str:
+    """The file an exported image is called by; DataError for another name than that of a .png file."""
+    name = inner_path(row[NAME], place(path, line, NAME))
+    if "/" in name or not name.removesuffix(".png") or not name.endswith(".png"):
+        raise DataError(f"{place(path, line, NAME)}: {row[NAME]!r}: expected the name of a .png file")
+    return name
 
 
 def _media(root: Path, request: Request) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from s4d.datasets.ferplus import NAME, PARTS, PIXELS, USAGE, VOTES, read_votes
-from s4d.datasets.listing import inner_path, place
+from s4d.datasets.ferplus import NAME, PARTS, PIXELS, USAGE, VOTES, image_name, read_votes
+from s4d.datasets.listing import place
 from s4d.errors import DataError
 
 SIDE = 48
@@ -61,9 +61,9 @@ def _write_all(table: Path, votes: Path, aside: Path) -> int:
                 f"{place(table, line, USAGE)}: {usage!r}, but line {number} of {votes.name}: {row[USAGE]!r}"
             )
         if row[NAME]:
-            name = f"{PARTS[usage][1]}/{inner_path(row[NAME], place(votes, number, NAME))}"
-            if name in written or "/" in row[NAME] or not name.endswith(".png"):
-                raise DataError(f"{place(votes, number, NAME)}: {row[NAME]!r}: expected another name of a .png file")
+            name = f"{PARTS[usage][1]}/{image_name(votes, number, row)}"
+            if name in written:
+                raise DataError(f"{place(votes, number, NAME)}: {row[NAME]!r} is listed twice")
             written.add(name)
             Image.fromarray(_grey(text, place(table, line, "pixels"))).save(aside / name, compress_level=1)
     if rows < len(named):

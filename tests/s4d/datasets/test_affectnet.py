@@ -190,6 +190,11 @@ def test_wrong_files_of_the_package(
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_longer_than_any_file_system_takes(prepared: Callable[..., Manifest]) -> None:
+    with pytest.raises(DataError, match="line 1: field 'path': 1 of 1 media do not exist"):
+        prepared("lists", damage=lambda root: put(root / "train_affectnet7.txt", f"{'a' * 5000} 1\n"))
+
+
 def test_what_is_no_affectnet_and_what_it_has_not(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing of AffectNet .*train_affectnet8\*\.txt"):
         prepare_manifest("affectnet8", tmp_path, tmp_path / "out.csv")

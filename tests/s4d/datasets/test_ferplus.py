@@ -154,8 +154,14 @@ def change(root: Path, name: str, line: int, old: str, new: str) -> None:
             "../a.png",
             "fer2013new.csv: line 5: field 'Image name': '../a.png' leads",
         ),
-        ("fer2013new.csv", 5, "fer0000003.png", "fer0000002.png", "expected another name of a .png file"),
-        ("fer2013new.csv", 5, "fer0000003.png", "fer0000003.exe", "expected another name of a .png file"),
+        (
+            "fer2013new.csv",
+            5,
+            "fer0000003.png",
+            "fer0000002.png",
+            "line 5: field 'Image name': 'fer0000002.png' is listed twice",
+        ),
+        ("fer2013new.csv", 5, "fer0000003.png", "fer0000003.exe", "expected the name of a .png file"),
         ("fer2013new.csv", 5, "Training", "Trainin", "fer2013new.csv: line 5: field 'Usage': unknown part 'Trainin'"),
     ],
 )
@@ -187,6 +193,9 @@ def test_votes_that_are_no_numbers_and_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "fer2013new.csv"
     path.write_text(f"{FERPLUS_HEADER}\nTraining,fer0000000.png,10,0,0,0,0,0,0,-1,0,0\n")
     with pytest.raises(DataError, match="line 2: field 'contempt': expected a number of votes, got '-1'"):
+        prepare_manifest("ferplus", tmp_path, tmp_path / "out.csv")
+    path.write_text(f"{FERPLUS_HEADER}\nTraining,a/fer0000000.png,10,0,0,0,0,0,0,0,0,0\n")
+    with pytest.raises(DataError, match=r"line 2: field 'Image name': 'a/fer0000000\.png': expected the name of a \.png"):
         prepare_manifest("ferplus", tmp_path, tmp_path / "out.csv")
     path.write_text(f"{FERPLUS_HEADER}\n")
     with pytest.raises(DataError, match="holds no rows"):
