@@ -136,4 +136,4 @@ def _reason(text: str) -> str:
     _, _, told = text.rpartition("encountered:")
     lines = [line.strip() for line in (told or text).splitlines() if line.strip()]
     line = re.sub(r'^Assert on ".*" failed:\s*', "", lines[0]) if lines else "no reason given"
-    return f"{line.rstrip(' :')} (DALI)"
+    return f"{line.partition('. ')[0].rstrip(' :')} (DALI)"
