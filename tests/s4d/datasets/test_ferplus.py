@@ -195,7 +195,9 @@ def test_votes_that_are_no_numbers_and_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: field 'contempt': expected a number of votes, got '-1'"):
         prepare_manifest("ferplus", tmp_path, tmp_path / "out.csv")
     path.write_text(f"{FERPLUS_HEADER}\nTraining,a/fer0000000.png,10,0,0,0,0,0,0,0,0,0\n")
-    with pytest.raises(DataError, match=r"line 2: field 'Image name': 'a/fer0000000\.png': expected the name of a \.png"):
+    with pytest.raises(
+        DataError, match=r"line 2: field 'Image name': 'a/fer0000000\.png': expected the name of a \.png"
+    ):
         prepare_manifest("ferplus", tmp_path, tmp_path / "out.csv")
     path.write_text(f"{FERPLUS_HEADER}\n")
     with pytest.raises(DataError, match="holds no rows"):
