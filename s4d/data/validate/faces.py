@@ -84,6 +84,14 @@ def check_crop(subject: Subject) -> Iterator[Finding]:
         yield summary("warning", "crop-eyes", paths, len(rows), text)
 
 
+def check_crop_of_model(subject: Subject) -> Iterator[Finding]:
+    """The crop recipe against those that a model was trained on, where both are known."""
+    crop, reference = subject.manifest.crop, subject.reference
+    if crop and reference is not None and reference.crops and crop not in reference.crops:
+        text = f"crops are {crop}, {reference.folder} was trained on {' and '.join(sorted(reference.crops))}"
+        yield Finding(severity="warning", code="crop-of-model", text=text, field="crop")
+
+
 def face_areas(subject: Subject) -> NDArray[np.float64]:
     """Share of the picture that each face box takes, where the picture's size is known."""
     areas = []

@@ -10,29 +10,29 @@ from s4d.data.validate.subject import Subject
 
 def check_label_order(subject: Subject) -> Iterator[Finding]:
     """The manifest's class names against the checkpoint's head of the same name, else the one with the same names."""
-    if subject.checkpoint is None:
+    reference, classes = subject.reference, subject.manifest.classes
+    if reference is None:
         return
-    classes = subject.manifest.classes
-    if not subject.heads:
-        text = f"{subject.checkpoint} has no heads to compare the classes with"
+    if not reference.heads:
+        text = f"{reference.folder} has no heads to compare the classes with"
         yield Finding(severity="note", code="no-heads", text=text, field="classes")
         return
-    name = _head_for(subject.manifest.dataset, classes, subject.heads)
+    name = _head_for(subject.manifest.dataset, classes, reference.heads)
     if name is None:
-        heads = "; ".join(f"{head}: {', '.join(names)}" for head, names in subject.heads.items())
-        text = f"no head of {subject.checkpoint} has the classes {', '.join(classes)} (heads: {heads})"
+        heads = "; ".join(f"{head}: {', '.join(names)}" for head, names in reference.heads.items())
+        text = f"no head of {reference.folder} has the classes {', '.join(classes)} (heads: {heads})"
         yield Finding(severity="error", code="label-names", text=text, field="classes")
         return
-    head = subject.heads[name]
+    head = reference.heads[name]
     if set(head) != set(classes):
         lacks = [item for item in head if item not in classes]
         extra = [item for item in classes if item not in head]
         parts = [f"{word} {', '.join(items)}" for word, items in (("lacks", lacks), ("adds", extra)) if items]
-        text = f"against head {name} of {subject.checkpoint} the manifest {' and '.join(parts)}"
+        text = f"against head {name} of {reference.folder} the manifest {' and '.join(parts)}"
         yield Finding(severity="error", code="label-names", text=text, field="classes")
     elif head != classes:
         text = (
-            f"head {name} of {subject.checkpoint} counts {', '.join(head)}; the manifest counts {', '.join(classes)}; "
+            f"head {name} of {reference.folder} counts {', '.join(head)}; the manifest counts {', '.join(classes)}; "
             "give the source the field classes in the head's order"
         )
         yield Finding(severity="error", code="label-order", text=text, field="classes")

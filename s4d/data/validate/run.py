@@ -15,7 +15,7 @@ from s4d.data.scan.run import Progress, media_of, probe_all
 from s4d.data.scan.scan_file import read_scan
 from s4d.data.validate import balance, counts, faces, files, frames, labels, leakage
 from s4d.data.validate.findings import SEVERITIES, Finding, Findings
-from s4d.data.validate.subject import Subject
+from s4d.data.validate.subject import Reference, Subject
 from s4d.errors import DataError
 
 SAMPLE = 300
@@ -39,6 +39,7 @@ CHECKS: tuple[Callable[[Subject], Iterable[Finding]], ...] = (
     faces.check_face_boxes,
     faces.check_eye_line,
     faces.check_crop,
+    faces.check_crop_of_model,
     balance.check_missing_classes,
     balance.check_partly_labelled,
     balance.check_imbalance,
@@ -57,12 +58,13 @@ def validate_manifest(
 ) -> Findings:
     """Check a manifest and its media; what is wrong with the data is a finding, never an exception.
 
-    `against` is a run, checkpoint or model folder whose class names must fit, `scan` a file of `s4d data scan`; without
-    one up to `sample` media are decoded, by `workers` processes (0: one per core) and with `progress` told (done, all).
-    `stride` is the distance of the frames that training takes. DataError for a checkpoint or scan that cannot be read.
+    `against` is a run, checkpoint or model folder whose class names and crops must fit, `scan` a file of `s4d data
+    scan`; without one up to `sample` media are decoded, by `workers` processes (0: one per core) and with `progress`
+    told (done, all). `stride` is the distance of the frames that training takes. DataError for a checkpoint or scan
+    file that cannot be read.
     """
     path = Path(path)
-    checkpoint, heads = (None, {}) if against is None else _heads(Path(against))
+    reference = None if against is None else _reference(Path(against))
     try:
         manifest = read_manifest(path)
     except DataError as error:
@@ -84,8 +86,7 @@ def validate_manifest(
         probes=probes,
         scanned=scan is not None,
         changed=changed,
-        checkpoint=checkpoint,
-        heads=heads,
+        reference=reference,
     )
     items = [finding for check in CHECKS for finding in check(subject)]
     items.sort(key=lambda item: SEVERITIES.index(item.severity))
@@ -103,15 +104,20 @@ def validate_manifest(
     )
 
 
-def _heads(path: Path) -> tuple[Path, dict[str, tuple[str, ...]]]:
-    """Folder and class names by head of a run, checkpoint or model."""
+def _reference(path: Path) -> Reference:
+    """Class names and crops of a run, checkpoint or model folder."""
     from s4d.models.folder import CONFIG_FILE, find_model, read_config
 
     folder = find_model(path)
-    classes = read_config(folder).get("classes")
+    config = read_config(folder)
+    classes, crops = config.get("classes") or {}, config.get("crop")
     if not isinstance(classes, dict) or not all(isinstance(names, list) for names in classes.values()):
         raise DataError(f"{folder / CONFIG_FILE}: field 'classes': expected lists of names by head")
-    return folder, {head: tuple(map(str, names)) for head, names in classes.items()}
+    return Reference(
+        folder=folder,
+        heads={head: tuple(map(str, names)) for head, names in classes.items()},
+        crops=frozenset(str(crop) for crop in crops.values() if crop) if isinstance(crops, dict) else frozenset(),
+    )
 
 
 def _sampled(manifest: Manifest, sample: int, workers: int, progress: Progress | None) -> dict[str, Probe]:

@@ -27,13 +27,22 @@ class Medium:
         return self.rows[0][0]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A trained model: class names of its heads, and the crop recipes that it saw, as far as known."""
+
+    folder: Path
+    heads: Mapping[str, tuple[str, ...]]
+    crops: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A manifest with everything the checks may use.
 
     `probes` holds what is known of media, from a scan file (`scanned`) or of a sample; `changed` are those whose
-    content differs from an earlier look in the same scan file. `heads` are the class names of the checkpoint
-    `checkpoint`, by head. `stride` is the distance of sampled frames that the data are meant for.
+    content differs from an earlier look in the same scan file. `reference` is the model that the data must fit.
+    `stride` is the distance of sampled frames that the data are meant for.
     """
 
     path: Path
@@ -42,8 +51,7 @@ class Subject:
     probes: Mapping[str, Probe] = field(default_factory=dict)
     scanned: bool = False
     changed: Mapping[str, tuple[Probe, Probe]] = field(default_factory=dict)
-    checkpoint: Path | None = None
-    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reference: Reference | None = None
 
     @cached_property
     def media(self) -> dict[str, Medium]:

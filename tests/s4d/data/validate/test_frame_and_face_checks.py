@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from s4d.data.crop.geometry import target_points
 from s4d.data.crop.recipe import RECIPES
-from s4d.data.validate.faces import check_crop, check_eye_line, check_face_boxes, eye_angles, face_areas
+from s4d.data.validate.faces import (
+    check_crop,
+    check_crop_of_model,
+    check_eye_line,
+    check_face_boxes,
+    eye_angles,
+    face_areas,
+)
 from s4d.data.validate.frames import check_order, check_stride
+from s4d.data.validate.subject import Reference
 
 Make = Callable[..., object]
 
@@ -114,3 +123,15 @@ def test_eyes_against_the_crop_recipe(make_row: Make, make_probe: Make, make_sub
     assert found(shifted, "") == []
     assert found(eyes, recipe.recipe_id, size=100) == ["crop-size"]
     assert found(eyes, "no such recipe") == ["crop-recipe"]
+
+
+@pytest.mark.parametrize(
+    ("crop", "seen", "is_found"),
+    [("box", {"eyes"}, True), ("eyes", {"eyes", "box"}, False), ("", {"eyes"}, False), ("box", set(), False)],
+)
+def test_the_crop_recipe_against_a_model(
+    make_row: Make, make_subject: Make, crop: str, seen: set[str], is_found: bool
+) -> None:
+    reference = Reference(folder=Path("run"), heads={}, crops=frozenset(seen))
+    found = check_crop_of_model(make_subject([make_row("a")], crop=crop, reference=reference))
+    assert codes(found) == (["crop-of-model"] if is_found else [])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from s4d.data.validate.balance import check_imbalance, check_missing_classes, check_partly_labelled, imbalance
 from s4d.data.validate.counts import check_counts
 from s4d.data.validate.labels import check_label_order
+from s4d.data.validate.subject import Reference
 from s4d.datasets.published import PUBLISHED
 
 Make = Callable[..., object]
@@ -29,7 +31,8 @@ Make = Callable[..., object]
     ],
 )
 def test_label_order(make_row: Make, make_subject: Make, heads: dict[str, tuple[str, ...]], code: str | None) -> None:
-    found = list(check_label_order(make_subject([make_row("a.jpg")], checkpoint="run", heads=heads)))
+    reference = Reference(folder=Path("run"), heads=heads)
+    found = list(check_label_order(make_subject([make_row("a.jpg")], reference=reference)))
     assert [item.code for item in found] == ([code] if code else [])
     if code == "label-order":
         assert "sad, glad, calm" in found[0].text and "calm, glad, sad" in found[0].text
