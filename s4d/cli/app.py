@@ -22,6 +22,7 @@ from s4d.cli import (
     doctor,
     evaluate,
     golden,
+    profile_data,
     report,
     train,
 )
@@ -59,6 +60,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
             "compile": bench_compile.compile_kernels,
         },
     ),
+    "profile": ("Measure where time goes.", {"data": profile_data.data}),
     "config": (
         "Show, document and compare configurations.",
         {"show": config.show, "schema": config.schema, "diff": config.diff},

@@ -19,7 +19,7 @@ def needed_scale(draw: SampleDraw, size: tuple[int, int], output: int) -> float:
     return output / min(across, down)
 
 
-def _resample_box(draw: SampleDraw, size: tuple[int, int]) -> Box:
+def pixel_box(draw: SampleDraw, size: tuple[int, int]) -> Box:
     """The crop in pixels of the decoded frame, which may be smaller than the frame on disk."""
     fx, fy = size[0] / draw.resized[0], size[1] / draw.resized[1]
     left, top, width, height = draw.crop_box
@@ -50,7 +50,7 @@ def apply_draw(frames: Frames, draw: SampleDraw, out: NDArray[np.uint8]) -> None
         height, width, _ = frames[indices[0]].shape
         resample(
             [frames[index] for index in indices],
-            _resample_box(draw, (width, height)),
+            pixel_box(draw, (width, height)),
             [out[first[index]] for index in indices],
             interpolation=draw.interpolation,
             flip=draw.flip,
