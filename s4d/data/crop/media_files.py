@@ -18,6 +18,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 from PIL import Image
 
+from s4d.data import current_file
 from s4d.data.crop.recipe import CropRecipe
 from s4d.data.decode_video import DECODER_OPTIONS
 from s4d.data.manifest import Kind
@@ -47,6 +48,8 @@ def read_frames(media: Media, path: Path, kind: Kind) -> Iterator[Picture]:
         stream.codec_context.options = DECODER_OPTIONS
         for frame in container.decode(stream):
             count += 1
+            # A long video is not stuck while its frames come.
+            current_file.starting(path)
             yield frame.to_ndarray(format="rgb24")  # type: ignore[misc]
     if count != media.frame_count:
         raise DataError(f"{path}: cannot decode: {media.frame_count - count} of {media.frame_count} frames are damaged")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from s4d.cli import main
+from s4d.data import workers
 from s4d.data.crop.faces import Face
 from s4d.data.crop.finders import DetectorFinder, RowFinder, open_annotations
 from s4d.data.crop.recipe import CropRecipe
@@ -134,9 +135,9 @@ def test_uneven_times_of_a_video_are_kept(
 
 
 def test_the_same_bytes_with_any_number_of_workers(dataset: Path, tmp_path: Path) -> None:
-    for name, workers in (("a", 0), ("b", 2)):
+    for name, processes in (("a", 0), ("b", 2)):
         finder = open_annotations(dataset / "faces.csv")
-        crop_manifest(dataset / "media.csv", tmp_path / name, CropRecipe(size=64), finder, workers=workers)
+        crop_manifest(dataset / "media.csv", tmp_path / name, CropRecipe(size=64), finder, workers=processes)
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
@@ -166,6 +167,26 @@ def test_detected_faces(dataset: Path, tmp_path: Path, found_eyes: FindEyes) -> 
         if number != 2:
             np.testing.assert_allclose(found_eyes(frame), PLACES, atol=0.3)
     assert (tmp_path / "calls").read_text() == "." * 25
+
+
+@dataclass(frozen=True)
+class Slow(RedSpot):
+    """A detector that takes its time."""
+
+    def detect(self, frame: Picture) -> list[Face]:
+        time.sleep(0.3)
+        return [Face(box=(40, 30, 140, 110))]
+
+
+def test_a_long_video_is_not_taken_for_a_stuck_one(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "SECONDS_PER_FILE", 1.5)
+    rows = [row for row in read_manifest(dataset / "media.csv").rows if row.kind == "video"]
+    write_manifest(replace(read_manifest(dataset / "media.csv"), rows=tuple(rows)), dataset / "media.csv")
+    finder = DetectorFinder(Slow(tmp_path / "calls"))
+    assert crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, finder, workers=1).frames == 10
+    assert not caplog.records
 
 
 def test_finished_media_are_not_done_again(dataset: Path, tmp_path: Path) -> None:
