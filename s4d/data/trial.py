@@ -69,13 +69,14 @@ def try_backend(
 
 
 def _first(layout: BatchLayout, samples: int) -> Planned:
-    """Views of the first samples of each source, from as many micro batches as have them all."""
-    found: Planned = [[] for _ in layout.plan.sources]
-    for index in range(layout.plan.total_steps * layout.plan.accumulation):
-        for source, views in enumerate(layout.planned(index)):
-            wanted = samples * layout.plan.sources[source].config.views
-            found[source].extend(views[: wanted - len(found[source])])
-        if all(found) or index == samples:
+    """Views of the first `samples` of each source, or of those in as many micro batches."""
+    sources = layout.plan.sources
+    found: Planned = [[] for _ in sources]
+    wanted = [samples * source.config.views for source in sources]
+    for index in range(min(samples, layout.plan.total_steps * layout.plan.accumulation)):
+        for number, views in enumerate(layout.planned(index)):
+            found[number].extend(views[: wanted[number] - len(found[number])])
+        if [len(views) for views in found] == wanted:
             break
     return found
 
