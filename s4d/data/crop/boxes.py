@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s4d.data.crop.faces import Face
+from s4d.datasets.landmarks import POINTS as LANDMARKS
+from s4d.datasets.landmarks import five_points
 from s4d.datasets.listing import read_lines, read_table
 from s4d.errors import DataError
 
@@ -21,9 +23,7 @@ POINTS = tuple(
 UNITS = ("pixel", "part")
 MAX_DIGITS = 9
 
-# Of the 68 landmarks: the outlines of both eyes, the nose tip, the mouth corners.
-OPENFACE_POINTS = (range(36, 42), range(42, 48), (30,), (48,), (54,))
-OPENFACE_COLUMNS = tuple(f"{axis}_{number}" for number in range(68) for axis in "xy")
+OPENFACE_COLUMNS = tuple(f"{axis}_{number}" for number in range(LANDMARKS) for axis in "xy")
 
 
 def read_boxes(path: Path) -> dict[str, FacesOfSample]:
@@ -135,10 +135,7 @@ def _openface_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _openface(values: list[float], where: str) -> Face:
     xs, ys = values[0::2], values[1::2]
-    points: list[float] = []
-    for places in OPENFACE_POINTS:
-        points += [sum(xs[i] for i in places) / len(places), sum(ys[i] for i in places) / len(places)]
-    return Face(box=(min(xs), min(ys), max(xs), max(ys)), points=tuple(points), where=where)
+    return Face(box=(min(xs), min(ys), max(xs), max(ys)), points=five_points(values), where=where)
 
 
 def _area(face: Face | None) -> float:
