@@ -44,7 +44,8 @@ def run_tasks(
 ) -> Iterator[tuple[Task, Result | Lost]]:
     """Results of `function` in the order they come; `seconds` limits each task. One task per worker is under way.
 
-    `function` must be picklable; an exception in it ends its worker.
+    `function` must be picklable; an exception in it ends its worker. RuntimeError where a worker cannot start: that is
+    no task's fault.
     """
     waiting = iter(tasks)
     crew: list[_Worker[Task]] = []
@@ -90,6 +91,8 @@ def _finished(worker: _Worker[Task], is_ready: bool) -> tuple[Result | Lost] | N
             worker.process.join(5.0)
             code = worker.process.exitcode
             _stop(worker)
+            if not worker.is_there:
+                raise RuntimeError(f"a decoding process ended before its first task ({_signal_name(code)})") from None
             return (Lost(f"the decoder crashed ({_signal_name(code)})"),)
         if worker.is_there:
             return (result,)
@@ -97,6 +100,8 @@ def _finished(worker: _Worker[Task], is_ready: bool) -> tuple[Result | Lost] | N
         return None
     if time.monotonic() >= worker.deadline:
         _stop(worker)
+        if not worker.is_there:
+            raise RuntimeError(f"a decoding process did not start within {START_SECONDS:g} s")
         return (Lost("the decoder took too long and was stopped"),)
     return None
 

@@ -45,8 +45,10 @@ def _is_outdated(probe: Probe | None, medium: Medium, found: os.stat_result) -> 
 def check_readable(subject: Subject) -> Iterator[Finding]:
     """Media that failed to decode or decoded with complaints, and those the scan does not know."""
     for medium, probe in subject.known():
-        if probe.error is not None and probe.size > 0:
-            yield _about(medium, "error", "unreadable", _without_path(probe.error))
+        if probe.error is not None:
+            # Missing and empty files have been named already.
+            if probe.size or (probe.mtime_ns and medium.kind == "frames"):
+                yield _about(medium, "error", "unreadable", _shortened(probe.error, subject, medium))
         elif probe.warnings:
             yield _about(medium, "warning", "decode-warnings", f"{probe.warnings} complaints of the decoder")
     if subject.scanned:
@@ -107,6 +109,6 @@ def _about(medium: Medium, severity: str, code: str, text: str, *, field: str = 
     )
 
 
-def _without_path(error: str) -> str:
-    """Decoders name the file first; the finding has it already."""
-    return error.split(": ", 1)[1] if ": " in error else error
+def _shortened(error: str, subject: Subject, medium: Medium) -> str:
+    """An error without what the finding says anyway; the name of a frame in a folder stays."""
+    return error.replace(f"{subject.manifest.root}/", "").removeprefix(f"{medium.path}: ")

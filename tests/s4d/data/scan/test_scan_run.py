@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +134,19 @@ def test_an_exit_and_a_hang_are_named() -> None:
     ]
     outcomes = list(run_tasks(time.sleep, [0.0, 300.0], workers=2, seconds=lambda task: 0.5 if task else 60.0))
     assert dict(outcomes) == {0.0: None, 300.0: Lost("the decoder took too long and was stopped")}
+
+
+def test_workers_that_cannot_start_are_no_fault_of_a_file(tmp_path: Path) -> None:
+    program = (
+        "from s4d.data.scan.pool import run_tasks\n"
+        "print(list(run_tasks(abs, [-1, -2], workers=1, seconds=lambda task: 60.0)))\n"
+    )
+    # A program read from a pipe cannot be imported again by the processes that it spawns.
+    done = subprocess.run(
+        [sys.executable, "-"], input=program, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "a decoding process ended before its first task (exit status 1)" in done.stderr
 
 
 def test_memory_is_limited() -> None:

@@ -70,7 +70,7 @@ def test_unreadable_media(make_row: Make, make_probe: Make, make_subject: Make) 
     rows = [make_row("a.jpg"), make_row("b.jpg"), make_row("c.jpg"), make_row("d.jpg")]
     probes = [
         make_probe("a.jpg"),
-        make_probe("b.jpg", error="/data/b.jpg: cannot decode: broken: badly"),
+        make_probe("b.jpg", error="nowhere/b.jpg: cannot decode: broken: badly"),
         make_probe("c.jpg", warnings=3),
     ]
     found = list(check_readable(make_subject(rows, probes)))
@@ -78,6 +78,20 @@ def test_unreadable_media(make_row: Make, make_probe: Make, make_subject: Make) 
     assert found[0].text == "cannot decode: broken: badly"
     scanned = check_readable(make_subject(rows, probes, scanned=True))
     assert codes(scanned)[-1] == ("warning", "not-scanned", None)
+
+
+def test_damaged_frames_are_named(make_row: Make, make_probe: Make, make_subject: Make) -> None:
+    rows = [make_row("clip", kind="frames"), make_row("none", kind="frames"), make_row("gone", kind="frames")]
+    probes = [
+        make_probe("clip", kind="frames", error="nowhere/clip/3.jpg: the file is empty"),
+        make_probe("none", kind="frames", size=0, error="nowhere/none: no frames (image files) in this folder"),
+        make_probe("gone", kind="frames", size=0, mtime_ns=0, error="nowhere/gone: No such file or directory"),
+    ]
+    found = list(check_readable(make_subject(rows, probes)))
+    assert [item.line() for item in found] == [
+        "clip: row 1: clip/3.jpg: the file is empty",
+        "none: row 2: no frames (image files) in this folder",
+    ]
 
 
 def test_content_that_differs_from_an_earlier_scan(make_row: Make, make_probe: Make, make_subject: Make) -> None:
