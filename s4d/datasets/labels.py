@@ -43,6 +43,8 @@ DFEW_NATIVE = CLASS_NAMES["dfew"]
 
 # Dataset -> name of an order -> class names. `s4d` is the order of the S4D release, which CLASS_NAMES holds.
 ORDERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "affectnet": {"s4d": CLASS_NAMES["affectnet"]},
+    "affectnet8": {"s4d": CLASS_NAMES["affectnet8"]},
     "dfew": {"s4d": DFEW_NATIVE, "mae-dfer": DFEW_NATIVE, "dfer-clip": DFEW_NATIVE},
     "ferv39k": {"s4d": CLASS_NAMES["ferv39k"], "mae-dfer": DFEW_NATIVE, "dfer-clip": DFEW_NATIVE},
     "mafw": {
@@ -50,6 +52,7 @@ ORDERS: dict[str, dict[str, tuple[str, ...]]] = {
         "mae-dfer": MAFW_NATIVE,
         "dfer-clip": (*DFEW_NATIVE, "contempt", "anxiety", "helplessness", "disappointment"),
     },
+    "rafdb": {"s4d": CLASS_NAMES["rafdb"]},
 }
 
 

@@ -115,7 +115,7 @@ def _label_files(root: Path, request: Request, which: str) -> list[LabelFile]:
     files = []
     for fold in folds if request.fold is None else [request.fold]:
         for split in SPLITS:
-            path = _list_in(folders[str(fold)], split)
+            path = _list_in(folders[str(fold)], split, (".txt", ".csv") if which == "single" else (".txt",))
             entries = _released(path, request.order) if path.suffix == ".csv" else _original(path, which, captions)
             refuse_empty(path, entries)
             files.append(LabelFile(path=path, split=split, entries=entries, fold=fold, field=FIELD))
@@ -124,10 +124,12 @@ def _label_files(root: Path, request: Request, which: str) -> list[LabelFile]:
     return files
 
 
-def _list_in(folder: Path, split: str) -> Path:
-    found = [path for path in (folder / f"{split}.txt", folder / f"{split}.csv") if path.is_file()]
+def _list_in(folder: Path, split: str, suffixes: tuple[str, ...]) -> Path:
+    """The only list of a split; numbers of compound classes have no published meaning, so those come by name alone."""
+    names = [f"{split}{suffix}" for suffix in suffixes]
+    found = [folder / name for name in names if (folder / name).is_file()]
     if len(found) != 1:
-        raise DataError(f"{folder}: {len(found)} lists of the {split} split, expected one of {split}.txt, {split}.csv")
+        raise DataError(f"{folder}: {len(found)} lists of the {split} split, expected one of {', '.join(names)}")
     return found[0]
 
 

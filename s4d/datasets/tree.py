@@ -44,7 +44,7 @@ class MediaFolder:
         self._listed: dict[str, dict[str, What]] = {}
 
     def entries(self, folder: str = "") -> dict[str, What]:
-        """Name -> file, folder or link, for what lies in `folder` ("" is the base); hidden names are left out.
+        """Name -> file, folder or link, for what lies in `folder` ("" is the base); litter of systems is left out.
 
         DataError for a name that no manifest could hold.
         """
@@ -52,7 +52,7 @@ class MediaFolder:
             path = os.path.join(self.base, folder) if folder else str(self.base)
             try:
                 with os.scandir(path) as found:
-                    names = {entry.name: _what(entry) for entry in found if entry.name[0] != "."}
+                    names = {entry.name: _what(entry) for entry in found if not _is_litter(entry.name)}
             except OSError as error:
                 raise DataError(f"{path}: cannot list this folder: {error.strerror or error}") from error
             for name in names:
@@ -165,6 +165,11 @@ def media_folder(root: Path, candidates: Sequence[str], chosen: str | None, what
         raise DataError(f"{root}: several forms of the media ({', '.join(found)}): name one with --media FOLDER")
     logger.info("%s: media in %s", root, found[0])
     return root / found[0]
+
+
+def _is_litter(name: str) -> bool:
+    """Hidden files, and the folder that archives made on a Mac bring along."""
+    return name[0] == "." or name == "__MACOSX"
 
 
 def _what(entry: os.DirEntry[str]) -> What:

@@ -139,6 +139,12 @@ def test_compound_names_have_one_spelling(built: Callable[[str], Path], tmp_path
             "set_1: 2 lists of the test split, expected one of test.txt, test.csv",
         ),
         (
+            "mafw_compound-faces",
+            lambda root: (path := root / "compound/no_caption/set_2/test.txt").rename(path.with_suffix(".csv")),
+            DataError,
+            "set_2: 0 lists of the test split, expected one of test.txt",
+        ),
+        (
             "ferv39k-original",
             lambda root: put(root / "Annotation/train.csv", ""),
             DataError,

@@ -21,7 +21,9 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def test_what_lies_where(tmp_path: Path) -> None:
-    media = MediaFolder(touch(tmp_path, "a/1.jpg", "a/2.JPG", "a/.hidden.jpg", "a/x.txt", "b.mp4", "c/d/1.png"))
+    media = MediaFolder(
+        touch(tmp_path, "a/1.jpg", "a/2.JPG", "a/.hidden.jpg", "a/x.txt", "__MACOSX/a/._1.jpg", "b.mp4", "c/d/1.png")
+    )
     assert [media.what(path) for path in ("a", "a/1.jpg", "a/3.jpg", "b.mp4", "b.mp4/x", "no/no")] == [
         "folder",
         "file",
