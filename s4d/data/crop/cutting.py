@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from s4d.data.crop.faces import Face
 from s4d.data.crop.finders import Finder
 from s4d.data.crop.geometry import Transform, apply, box_transform, points_transform, square_transform
-from s4d.data.crop.media_files import Picture, frame_times, read_frames, remove, write_crops
+from s4d.data.crop.media_files import OutputError, Picture, frame_times, read_frames, remove, write_crops
 from s4d.data.crop.recipe import CropRecipe
 from s4d.data.crop.track import Track, steady, still, track_of
 from s4d.data.crop.warp import warp
@@ -77,6 +77,8 @@ class Cropper:
         target = self.out / job.target
         try:
             return self._crop(job, target, self.aside / str(index))
+        except OutputError:
+            raise
         except DataError as error:
             with contextlib.suppress(OSError):
                 remove(self.aside / str(index))
@@ -104,7 +106,10 @@ class Cropper:
         track = steady(track, self.recipe.smooth)
         if self.recipe.per == "clip":
             track = still(track)
-        transforms, aligned = transforms_of(track, self.recipe)
+        try:
+            transforms, aligned = transforms_of(track, self.recipe)
+        except ValueError as error:
+            raise DataError(f"{job.where}: face points: {error}") from error
         write_crops(self._pictures(job, media, transforms), job.path, job.kind, target, aside, self.recipe)
         box, points = seen_in_crop(track, transforms, self.recipe.size)
         return Cropped(
@@ -123,12 +128,12 @@ class Cropper:
 
 
 def transforms_of(track: Track, recipe: CropRecipe) -> tuple[list[Transform], bool]:
-    """From each frame of a steadied track to the crop, and whether points could be used."""
+    """From each frame of a steadied track to the crop, and whether points could be used.
+
+    ValueError where the points of a frame fall together.
+    """
     if recipe.align != "none" and track.points.shape[1]:
-        try:
-            return [points_transform(points, recipe) for points in track.points], True
-        except ValueError as error:
-            raise DataError(f"face points: {error}") from error
+        return [points_transform(points, recipe) for points in track.points], True
     return [box_transform(box, recipe) for box in track.boxes], False
 
 

@@ -35,6 +35,10 @@ DEFAULT_RATE = Fraction(25)
 Picture = NDArray[np.uint8]
 
 
+class OutputError(DataError):
+    """Crops cannot be written: no fault of the medium, so nothing to skip it for."""
+
+
 def read_frames(media: Media, path: Path, kind: Kind) -> Iterator[Picture]:
     """All frames of an opened sample in time order, one at a time; DataError where some cannot be decoded."""
     if kind != "video":
@@ -50,6 +54,8 @@ def read_frames(media: Media, path: Path, kind: Kind) -> Iterator[Picture]:
             count += 1
             # A long video is not stuck while its frames come.
             current_file.starting(path)
+            if count > media.frame_count:
+                raise DataError(f"{path}: cannot decode: more than the {media.frame_count} frames that it lists")
             yield frame.to_ndarray(format="rgb24")  # type: ignore[misc]
     if count != media.frame_count:
         raise DataError(f"{path}: cannot decode: {media.frame_count - count} of {media.frame_count} frames are damaged")
@@ -73,7 +79,7 @@ def write_crops(
 ) -> None:
     """Write the crops of one sample below `aside`, flush them and move them to `target` in one step.
 
-    What an earlier, interrupted attempt left at either place is replaced. DataError where nothing can be written.
+    What an earlier, interrupted attempt left at either place is replaced. OutputError where nothing can be written.
     """
     made = aside / target.name
     try:
@@ -94,8 +100,8 @@ def write_crops(
         made.rename(target)
         _sync(target.parent)
         aside.rmdir()
-    except OSError as error:
-        raise DataError(f"{target}: cannot write: {error.strerror or error}") from error
+    except (OSError, av.FFmpegError) as error:
+        raise OutputError(f"{target}: cannot write: {error.strerror or error}") from error
 
 
 def _opened(path: Path) -> InputContainer:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -326,6 +327,19 @@ def test_damaged_media_and_wrong_boxes(
     assert "b.avi" in cut
     with pytest.raises(DataError, match="nothing left to write"):
         crop_manifest(save(rows[1:2], dataset), tmp_path / "c", RECIPE, RowFinder(), on_error="skip")
+
+
+@pytest.mark.parametrize("sample", ["i0", "c0", "v0"])
+def test_a_place_that_cannot_be_written_to(dataset: Path, tmp_path: Path, sample: str) -> None:
+    """It ends the run even where damaged media are skipped: they would all be left out."""
+    everything = read_manifest(dataset / "media.csv")
+    rows = tuple(row for row in everything.rows if row.sample_id == sample)
+    write_manifest(replace(everything, rows=rows), dataset / "media.csv")
+    crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, RowFinder())
+    shutil.rmtree(tmp_path / "out/media")
+    (tmp_path / "out/media").write_text("")
+    with pytest.raises(DataError, match=r"out/media/.*: cannot write: (Not a directory|File exists)"):
+        crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, RowFinder(), on_error="skip")
 
 
 def test_missing_media(dataset: Path, tmp_path: Path) -> None:
