@@ -12,6 +12,8 @@ from PIL import Image
 
 SIZE = 64
 FRAMES = 12
+# Made to be cut anywhere, so that nothing in them tells where they end.
+STREAMS = (".mpg", ".ts", ".h264")
 
 # name: codec, container, options of the encoder, options of the container
 VIDEOS: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
@@ -28,6 +30,12 @@ VIDEOS: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
     "mpeg4.mp4": ("mpeg4", "mp4", {"g": "5"}, {}),
     "mpeg4.avi": ("mpeg4", "avi", {"g": "5", "bf": "2"}, {}),
     "mpeg4.mkv": ("mpeg4", "matroska", {"g": "5"}, {}),
+    "vp8.webm": ("libvpx", "webm", {"g": "5", "cpu-used": "8"}, {}),
+    "av1.mp4": ("libsvtav1", "mp4", {"g": "5", "preset": "12"}, {}),
+    "mjpeg.avi": ("mjpeg", "avi", {}, {}),
+    "mpeg2.mpg": ("mpeg2video", "mpeg", {"g": "5"}, {}),
+    "mpeg2.ts": ("mpeg2video", "mpegts", {"g": "5"}, {}),
+    "bare.h264": ("libx264", "h264", {"g": "5", "bf": "0"}, {}),
 }
 IMAGES: dict[str, tuple[str, str, dict[str, object]]] = {
     "plain.jpg": ("JPEG", "RGB", {"quality": 90}),
@@ -41,6 +49,12 @@ IMAGES: dict[str, tuple[str, str, dict[str, object]]] = {
     "deep.png": ("PNG", "I;16", {}),
     "lossy.webp": ("WEBP", "RGB", {"quality": 60}),
     "lossless.webp": ("WEBP", "RGBA", {"lossless": True}),
+    "plain.bmp": ("BMP", "RGB", {}),
+    "palette.bmp": ("BMP", "P", {}),
+    "plain.tif": ("TIFF", "RGB", {}),
+    "lzw.tif": ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    "deflate.tif": ("TIFF", "L", {"compression": "tiff_adobe_deflate"}),
+    "jpeg.tif": ("TIFF", "RGB", {"compression": "jpeg"}),
 }
 
 
@@ -58,7 +72,7 @@ def write_video(path: Path, name: str) -> None:
     with av.open(str(path), "w", format=container_format, options=container_options) as container:
         stream = container.add_stream(codec, rate=25, options={"threads": "1", **options})
         stream.width = stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         sound = container.add_stream("aac", rate=16000) if name in ("h264.mp4", "h264.mkv") else None
         for number in range(FRAMES):
             container.mux(stream.encode(av.VideoFrame.from_image(picture(number))))

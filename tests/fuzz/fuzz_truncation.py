@@ -21,7 +21,7 @@ def prepare(folder: Path) -> None:
 def run(number: int, folder: Path) -> str:
     """Case `number`: a file cut anywhere."""
     draw = np.random.default_rng([24, number])
-    files = list(fuzz_files.whole(folder))
+    files = [file for file in fuzz_files.whole(folder) if not file[0].endswith(fuzz_files.STREAMS)]
     name, kind, content = files[number % len(files)]
     size = int(draw.integers(1, len(content)))
     path = folder / f"case-{number}-{name}"
