@@ -33,7 +33,7 @@ TINY = [
 def documented() -> tuple[list[list[str]], str]:
     """Commands and configuration of the README's section."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.partition("### From raw media to a run")[2].partition("\n## ")[0]
+    section = text.partition("### From raw media to a run")[2].partition("\n##")[0]
     commands = [shlex.split(line)[1:] for line in re.findall(r"^    \.venv/bin/(s4d .*)$", section, re.MULTILINE)]
     match = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
     assert match is not None
