@@ -26,9 +26,13 @@ from s4d.data.plan import build_plan
 from s4d.data.reading import TrainReader, open_sample
 from s4d.data.sources import Source
 from s4d.data.transform import apply_draw, needed_scale, pixel_box
+from s4d.data.trial import try_backend
 
 # Steps of a run whose files may come again.
 ENDLESS = 1 << 20
+CPU = torch.device("cpu")
+# Views in a batch that DALI decodes on a GPU, which is filled by more than a decoding process is.
+GPU_BATCH = 32
 STAGES = ("read", "decode", "transform", "pack")
 
 
@@ -44,26 +48,39 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Views in a batch, seconds of each timing, timings of each setup, processes, and the folder of a cache if any."""
+    """Views in a batch, seconds of each timing, timings of each setup, processes, and the folder of a cache if any.
+
+    `dali` names the modalities that DALI decodes on `device`; the other backends decode on the CPU.
+    """
 
     batch: int = 8
     seconds: float = 1.5
     rounds: int = 3
     workers: tuple[int, ...] = (0, 1, 2)
     caches: dict[str, Path] = field(default_factory=dict)
+    dali: tuple[str, ...] = ()
+    device: torch.device = CPU
 
 
 def setups(files: Files, options: Options) -> list[Setup]:
     """What is measured: the recipe's crop everywhere, the plain crop where a cache can profit from it."""
     found = []
     for modality in files.manifests:
-        backends = [PLAIN, "pyav", *(["cache"] if modality in options.caches else [])]
+        backends = [PLAIN, "pyav"]
+        backends += ["dali"] if modality in options.dali else []
+        backends += ["cache"] if modality in options.caches else []
         for crop in ("recipe", "plain"):
             for backend in backends if crop == "recipe" or "cache" in backends else ():
                 found += [
                     Setup(backend=backend, modality=modality, crop=crop, workers=count) for count in options.workers
                 ]
     return found
+
+
+def dali_refusal(files: Files, modality: str, device: torch.device) -> str | None:
+    """Why DALI does not decode the files of a modality on `device`; None where it does."""
+    config = profile_config(files.manifests, {modality: 4}, crop="recipe", steps=1, workers=0, backend="dali")
+    return try_backend("dali", config, build_plan(config, world_size=1), 0, device, samples=4).refusal
 
 
 def measure(files: Files, options: Options, tell: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
@@ -98,14 +115,23 @@ def _rate(setup: Setup, files: Files, options: Options) -> float:
 
 def _batches(setup: Setup, files: Files, options: Options) -> Generator[int, None, None]:
     """Make batches and give the samples of each."""
-    per_step = {setup.modality: options.batch}
+    device = options.device if setup.backend == "dali" else CPU
+    size = options.batch if device == CPU else max(options.batch, GPU_BATCH)
+    per_step = {setup.modality: size}
     if setup.backend == "cache":
         config = profile_config(
             files.distinct, per_step, crop=setup.crop, steps=ENDLESS, workers=setup.workers, caches=options.caches
         )
     else:
-        steps = max(2 + 2 * setup.workers, files.counts[setup.modality] // options.batch)
-        config = profile_config(files.manifests, per_step, crop=setup.crop, steps=steps, workers=setup.workers)
+        steps = max(2 + 2 * setup.workers, files.counts[setup.modality] // size)
+        config = profile_config(
+            files.manifests,
+            per_step,
+            crop=setup.crop,
+            steps=steps,
+            workers=setup.workers,
+            backend="dali" if setup.backend == "dali" else "pyav",
+        )
     if setup.backend == PLAIN:
         samples = plain_samples(files, setup, options, steps)
         open_video.cache_clear()
@@ -113,7 +139,7 @@ def _batches(setup: Setup, files: Files, options: Options) -> Generator[int, Non
         for pixels in stream:
             yield pixels.shape[0]
         return
-    batches = build_batches(config, 0, 1)
+    batches = build_batches(config, 0, 1, device)
     try:
         for packed in batches.steps(0):
             yield sum(batch.num_sequences for batch in packed)

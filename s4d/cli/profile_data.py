@@ -85,11 +85,18 @@ def _measured(files: Files, options: Options, device: torch.device, folder: Path
     from dataclasses import replace
 
     from kernels.bench.machine import machine_facts, source_commit
-    from s4d.analysis.profile_data import first_difference, measure, medians, split
+    from s4d.analysis.profile_data import dali_refusal, first_difference, measure, medians, split
     from s4d.analysis.profile_goals import evaluate
 
-    absent: list[dict[str, str]] = _absent(device)
-    options = replace(options, caches=_caches(files, folder, absent))
+    absent = [{"backend": "torchcodec", "reason": "not a backend of data.backend"}]
+    refusals = {modality: dali_refusal(files, modality, device) for modality in files.manifests}
+    absent += [
+        {"backend": "dali", "reason": f"{name}: {reason}".replace(f"{folder}{os.sep}", "")}
+        for name, reason in refusals.items()
+        if reason
+    ]
+    dali = tuple(modality for modality, reason in refusals.items() if reason is None)
+    options = replace(options, caches=_caches(files, folder, absent), dali=dali, device=device)
     difference = first_difference(files, options)
     rows = measure(files, options, _tell)
     splits = [
@@ -125,17 +132,6 @@ def _measured(files: Files, options: Options, device: torch.device, folder: Path
 
 def _tell(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _absent(device: torch.device) -> list[dict[str, str]]:
-    """Backends that are not measured, with the reason."""
-    from s4d.data.trial import refusal
-
-    reason = refusal("dali")
-    if reason is None and device.type == "cpu":
-        reason = "decodes no H.264 on a CPU"
-    found = [{"backend": "torchcodec", "reason": "not a backend of data.backend"}]
-    return found if reason is None else [{"backend": "dali", "reason": reason}, *found]
 
 
 def _caches(files: Files, folder: Path, absent: list[dict[str, str]]) -> dict[str, Path]:

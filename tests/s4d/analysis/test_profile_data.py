@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,16 @@ import torch
 from s4d.analysis import profile_data, profile_files, profile_goals
 from s4d.analysis.gpu_wait import gpu_wait
 from s4d.analysis.plain_pipeline import plain_batches
-from s4d.analysis.profile_data import Options, Setup, first_difference, measure, plain_samples, setups, split
+from s4d.analysis.profile_data import (
+    Options,
+    Setup,
+    dali_refusal,
+    first_difference,
+    measure,
+    plain_samples,
+    setups,
+    split,
+)
 from s4d.analysis.profile_files import Files, found_files, generated_files
 from s4d.data.cache.recipe import CacheRecipe
 from s4d.data.cache.write import CacheOptions, write_cache
@@ -65,6 +75,17 @@ def test_every_setup_gets_a_row(files: Files, caches: dict[str, Path]) -> None:
     assert all(row["samples_per_second"] > 0 for row in rows)
     assert [outcome["state"] for outcome in profile_goals.evaluate(rows)].count("absent") == 0
     assert all(row["crop"] == "recipe" for row in measure(files, QUICK))
+
+
+def test_dali_is_timed_on_what_it_decodes(files: Files) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
+    cpu = torch.device("cpu")
+    refusal = dali_refusal(files, "video", cpu)
+    assert refusal is not None and refusal.startswith("cannot decode h264 on a CPU")
+    assert dali_refusal(files, "image", cpu) is None
+    rows = measure(files, dataclasses.replace(QUICK, dali=("image",)))
+    assert [row["modality"] for row in rows if row["backend"] == "dali"] == ["image"]
+    assert all(row["samples_per_second"] > 0 for row in rows)
 
 
 @pytest.mark.launch
