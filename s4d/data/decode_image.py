@@ -36,7 +36,8 @@ def _load_image(path: Path, scale: float) -> NDArray[np.uint8]:
         if scale <= 0.5:
             # A JPEG decodes directly at 1/2, 1/4 or 1/8 size, never below the size asked for.
             image.draft("RGB", (int(image.width * scale) + 1, int(image.height * scale) + 1))
-        return np.asarray(image.convert("RGB"))
+        # Converting a picture to what it is already copies it.
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 @dataclass(frozen=True, slots=True)
