@@ -23,7 +23,14 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
     for folder, split in SPLITS.items():
         base = f"{folder}/mp4"
         if not (root / base).is_dir():
-            logger.warning("%s: no folder %s, so no %s split", root, base, split)
+            # The test part is not needed for pre-training; without dev, something is amiss.
+            logger.log(
+                logging.WARNING if folder == "dev" else logging.INFO,
+                "%s: no folder %s, so no %s split",
+                root,
+                base,
+                split,
+            )
             continue
         media = MediaFolder(root / base)
         for identity in media.subfolders():
