@@ -90,6 +90,8 @@ def _try_pyav(config: Config, plan: SamplePlan, planned: Planned, device: torch.
     for _ in range(2):
         begin = time.perf_counter()
         layout.read(planned, {modality: tensor.numpy() for modality, tensor in room.items()}, reader)
+        for tensor in room.values():
+            tensor.to(device)
         seconds = time.perf_counter() - begin
     return _trial("pyav", config, planned, seconds, 0.0)
 

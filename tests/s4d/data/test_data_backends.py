@@ -85,6 +85,28 @@ def test_an_unreadable_file_does_not_end_a_trial_that_other_ranks_wait_for(
     assert choose(config, build_plan(config, world_size=1), 0, GPU) == "pyav"
 
 
+def test_other_ranks_take_what_the_first_has_chosen(
+    finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+
+    def broadcast(values: list[str], src: int) -> None:
+        assert src == 0
+        told.append(list(values))
+        values[0] = "dali"
+
+    monkeypatch.setattr(backends.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(backends.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(backends.dist, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(backends, "try_backend", lambda name, *_: Trial(backend=name, views_per_second=len(name)))
+    config = finetune_config()
+    plan = build_plan(config, world_size=2)
+    assert choose(config, plan, 0, GPU) == "dali"
+    monkeypatch.setattr(backends, "try_backend", lambda *_: pytest.fail("tried a backend"))
+    assert choose(config, plan, 1, GPU) == "dali"
+    assert told == [["pyav"], [""]]
+
+
 def test_a_continued_run_keeps_the_choice(finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = finetune_config()
     plan = build_plan(config, world_size=1)
