@@ -27,6 +27,7 @@ from s4d.data.reading import TrainReader, open_sample
 from s4d.data.sources import Source
 from s4d.data.transform import apply_draw, needed_scale, pixel_box
 from s4d.data.trial import try_backend
+from s4d.errors import UsageError
 
 # Steps of a run whose files may come again.
 ENDLESS = 1 << 20
@@ -97,20 +98,27 @@ def measure(files: Files, options: Options, tell: Callable[[str], None] = lambda
 
 
 def _rate(setup: Setup, files: Files, options: Options) -> float:
-    """Samples a second, once the decoding processes are under way."""
+    """Samples a second, once every decoding process is under way: a third of the time of a timing is not counted."""
     # As in a dataset of millions: no file is visited twice by a process that remembers it.
     open_video.cache_clear()
     gc.collect()
-    warm = 1 + 2 * setup.workers
+    arrivals, sizes = [], []
+    start = None
     with closing(_batches(setup, files, options)) as stream:
-        for _ in range(warm):
-            next(stream)
-        count, start = 0, time.perf_counter()
         for size in stream:
-            count += size
-            if time.perf_counter() - start >= options.seconds:
+            arrivals.append(time.perf_counter())
+            sizes.append(size)
+            if start is None:
+                if len(arrivals) > 2 * setup.workers and arrivals[-1] - arrivals[0] >= options.seconds / 3:
+                    start = len(arrivals)
+            elif arrivals[-1] - arrivals[start - 1] >= options.seconds:
                 break
-        return count / (time.perf_counter() - start)
+    if start is None or start == len(arrivals):
+        raise UsageError(
+            f"{files.counts[setup.modality]} files are too few to time {setup.modality} samples by {setup.backend}, "
+            f"{setup.workers} processes, for {options.seconds:g} s: more --names or fewer --seconds"
+        )
+    return sum(sizes[start:]) / (arrivals[-1] - arrivals[start - 1])
 
 
 def _batches(setup: Setup, files: Files, options: Options) -> Generator[int, None, None]:

@@ -1,7 +1,7 @@
 """Files to profile the data path with: those of a folder, or generated clips and images, and runs that read them.
 
 Generated clips have 224 x 224 pixels at 25 frames a second, in H.264 with the encoder's own defaults: a textured patch
-that moves before a moving background, with sensor noise, at the bit rate of talking faces. A few of them are encoded
+that moves before a moving background, with sensor noise, at a bit rate of talking faces. A few of them are encoded
 and stand under many names, so that each visit is the first one as in a large dataset, from warm storage.
 """
 
@@ -26,11 +26,13 @@ from s4d.errors import UsageError
 SIDE, FPS = 224, 25
 SECONDS = (4, 5, 6, 7, 8, 9, 10, 11)
 PICTURES, PICTURE_SIDE = 8, 320
+# Images pass faster than clips.
+IMAGE_NAMES = 8
 # Most files of a folder that are written to a cache.
 CACHED = 32
 # Grain sizes of the texture, in cells across, and how loud each is against the one before.
 GRAINS = (4, 8, 16, 32, 64, 128)
-NOISE = 6.0
+NOISE = 5.0
 
 # Augmentation of the pre-training recipe, and one that only cuts out.
 CROPS: dict[str, dict[str, dict[str, object]]] = {
@@ -56,7 +58,7 @@ class Files:
 
 
 def generated_files(folder: Path, names: int) -> Files:
-    """Encode clips and images and give them `names` names each."""
+    """Encode clips and images; the clips get `names` names, the images more."""
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     rng = np.random.default_rng(0)
     (folder / "media").mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,8 @@ def generated_files(folder: Path, names: int) -> Files:
     pictures = [folder / f"picture{number}.jpg" for number in range(PICTURES)]
     for path in pictures:
         Image.fromarray(_texture(rng, PICTURE_SIDE).astype(np.uint8)).save(path, quality=90)
-    many = {"video": _named(clips, folder / "media", names), "image": _named(pictures, folder / "media", names)}
+    many = {"video": _named(clips, folder / "media", names)}
+    many["image"] = _named(pictures, folder / "media", names * IMAGE_NAMES)
     few = {"video": clips, "image": pictures}
     rate = sum(path.stat().st_size for path in clips) * 8 / sum(SECONDS) / 1000
     clip = f"clips of {SECONDS[0]} to {SECONDS[-1]} s, {SIDE} x {SIDE} at {FPS} fps, {codec}, {rate:.0f} kbit/s"
@@ -75,7 +78,7 @@ def generated_files(folder: Path, names: int) -> Files:
         distinct={kind: _manifest(paths, kind, folder / f"{kind}_few.csv") for kind, paths in few.items()},
         counts={kind: len(paths) for kind, paths in many.items()},
         what=f"generated: {len(clips)} {clip}, and {PICTURES} JPEG images of {PICTURE_SIDE} x {PICTURE_SIDE}, "
-        f"under {names} names each",
+        f"under {names} and {names * IMAGE_NAMES} names",
     )
 
 

@@ -134,3 +134,9 @@ def test_a_folder_of_files_is_taken_as_it_is(files: Files, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="--files: no videos or images"):
         found_files(tmp_path / "empty", tmp_path, 8)
+
+
+def test_too_few_files_are_told(files: Files) -> None:
+    setup = Setup(backend="pyav", modality="image", crop="recipe", workers=0)
+    with pytest.raises(UsageError, match="128 files are too few to time image samples by pyav, 0 processes"):
+        profile_data._rate(setup, files, Options(batch=64, seconds=1000))
