@@ -18,7 +18,7 @@ from s4d.errors import DataError
 ISO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
 # Containers that state their length in their first bytes.
 SIZED_SUFFIXES = frozenset({".mkv", ".webm", ".avi", ".webp"})
-INDEX, CONTENT = b"moov", b"mdat"
+INDEX, FRAGMENT, CONTENT = b"moov", b"moof", b"mdat"
 FIRST_BOXES = frozenset({b"ftyp", INDEX, CONTENT, b"free", b"skip", b"wide", b"pnot"})
 
 
@@ -73,7 +73,7 @@ def _empty_frame(folder: Path) -> str | None:
 
 def _cut(path: Path, size: int) -> str | None:
     """Walk the boxes of an mp4 file: index and content must be there, whole. A file of another kind passes."""
-    indexed = False
+    seen: list[bytes] = []
     position = 0
     with path.open("rb") as stream:
         while position < size:
@@ -84,11 +84,15 @@ def _cut(path: Path, size: int) -> str | None:
                 length = int.from_bytes(header[8:], "big")
             if position == 0 and name not in FIRST_BOXES:
                 return None
-            if length < 8:
+            if len(header) < 8 and any(header) and FRAGMENT in seen:
+                return f"{path}: truncated: ends within the header of a box"
+            if len(header) < 8 or length < 8:
                 # 0 means up to the end; less is padding behind the last box.
                 break
-            indexed = indexed or name == INDEX
-            if position + length > size and name in (INDEX, CONTENT):
+            seen.append(name)
+            if position + length > size and name in (INDEX, CONTENT, FRAGMENT):
                 return f"{path}: truncated: {size} bytes of at least {position + length}"
             position += length
-    return None if indexed else f"{path}: truncated: holds no index of its frames"
+    if seen[-1:] == [FRAGMENT]:
+        return f"{path}: truncated: ends between the index and the content of a fragment"
+    return None if INDEX in seen else f"{path}: truncated: holds no index of its frames"

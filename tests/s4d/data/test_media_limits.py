@@ -190,3 +190,23 @@ def test_frames_without_times_are_counted_up_to_a_limit(
     decode_video.open_video.cache_clear()
     with pytest.raises(DataError, match="4 frames or more, at most 3"):
         open_media(path, "video")
+
+
+def test_a_first_look_finds_the_last_cut_of_a_fragmented_video(
+    tmp_path: Path, numbered_frame: Callable[[int], np.ndarray]
+) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container:
+        stream = container.add_stream("h264", rate=25, options={"g": "2"})
+        stream.width = stream.height = 48
+        stream.pix_fmt = "yuv420p"
+        for index in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(index), format="rgb24")))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    row = ManifestRow(sample_id="a", path="a.mp4", kind="video", dataset="made", split="train")
+    assert not find_damaged([row], tmp_path)
+    fragment, content = data.rindex(b"moof") - 4, data.rindex(b"mdat") - 4
+    for end in (fragment + 5, fragment + 20, content, content + 3, content + 6, content + 20):
+        path.write_bytes(data[:end])
+        assert "truncated" in find_damaged([row], tmp_path)["a.mp4"], end
