@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from s4d.data.color import APPLY, apply_colors
 from s4d.data.draws import ColorOp, SampleDraw
