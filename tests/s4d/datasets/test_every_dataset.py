@@ -19,7 +19,7 @@ from s4d.data.manifest_io import Manifest, prepare_manifest, read_manifest
 from s4d.data.scan.probe import probe_medium
 from s4d.data.scan.record import Probe
 from s4d.data.validate.run import validate_manifest
-from s4d.datasets import CLASS_NAMES
+from s4d.datasets import CLASS_NAMES, DATASETS
 from s4d.tasks import build_task
 
 MODEL = {
@@ -34,6 +34,10 @@ MODEL = {
     "num_frames": 4,
     "moae": {"num_experts": 2, "first_layer": 1},
 }
+
+
+def test_every_dataset_has_a_miniature() -> None:
+    assert {tree.dataset for tree in TREES} == set(DATASETS) == set(CLASS_NAMES)
 
 
 def run_on(manifest: Path, read: Manifest, fold: int | None) -> Config:
