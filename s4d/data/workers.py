@@ -106,7 +106,7 @@ class _Pool:
         self.workers = [_Worker() for _ in range(workers)]
         self.answers: dict[int, Any] = {}
         self.submitted = 0
-        self.losses: Counter[str] = Counter()
+        self.losses: Counter[tuple[int, str]] = Counter()
         self.refused: dict[str, str] = {}
         self._submit(0)
 
@@ -185,8 +185,9 @@ class _Pool:
         file = read_note(worker.note)[1]
         place = worker.tasks[0]
         what = file or f"item {self.indices[place]}"
-        self.losses[what] += 1
-        if self.losses[what] < TRIES:
+        # By place: in a long run a file may be the victim of others more than once.
+        self.losses[place, file] += 1
+        if self.losses[place, file] < TRIES:
             logger.warning("%s: %s; trying once more in a new process", what, reason)
         elif file:
             self.refused[file] = reason
