@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def probe_medium(root: Path, path: str, kind: Kind, *, quick: bool) -> Probe:
         if kind == "video":
             return probe_video(root / path, start, quick=quick)
         files = [root / path] if kind == "image" else list(list_frames(root / path))
-        return _probe_images(files, start, quick=quick)
+        with warnings.catch_warnings(record=True) as complaints:
+            warnings.simplefilter("always")
+            found = _probe_images(files, start, quick=quick)
+        return replace(found, warnings=len(complaints))
     except DataError as error:
         digest = "" if quick else _digest_of(root, path, kind)
         return replace(start, error=" ".join(str(error).split()), sha256=digest)

@@ -140,3 +140,12 @@ def test_what_leads_out_or_is_no_file_is_not_read(tmp_path: Path, encode_still: 
         found = probe_medium(root, name, "image", quick=False)
         assert found.error is not None and reason in found.error
         assert found.sha256 == ""
+
+
+def test_complaints_about_an_image_are_counted(tmp_path: Path, encode_still: Encode, make_scene: Scene) -> None:
+    cut_exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x1a\x01"
+    for name, options in (("good.jpg", {}), ("odd.jpg", {"exif": cut_exif})):
+        (tmp_path / name).write_bytes(encode_still(make_scene(1, 1)[0], "JPEG", **options))
+    found = {name: probe_medium(tmp_path, name, "image", quick=False) for name in ("good.jpg", "odd.jpg")}
+    assert found["good.jpg"].warnings == 0
+    assert found["odd.jpg"].warnings > 0 and found["odd.jpg"].error is None
