@@ -191,7 +191,8 @@ def _read_parquet(path: Path) -> tuple[dict[str, str], list[tuple[int, dict[str,
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        # Without Arrow's threads: a short command that ended while they still ran was aborted now and then.
+        table = pyarrow.parquet.ParquetFile(path).read(use_threads=False)
         metadata = table.schema.metadata or {}
         header = {key.decode()[4:]: value.decode() for key, value in metadata.items() if key.startswith(b"s4d.")}
         columns, records = table.column_names, table.to_pylist()

@@ -142,7 +142,8 @@ def _read(folder: Path, versions: tuple[tuple[int, int], ...]) -> Index:
         raise DataError(f"{path}: cannot read the index: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != document.get("index_sha256"):
         raise DataError(f"{path}: checksum: the index is damaged")
-    table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
+    # Without Arrow's threads: a short command that ended while they still ran was aborted now and then.
+    table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read(use_threads=False)
     sizes = document.get("shards")
     if not isinstance(sizes, list) or len(sizes) != int(table["shard"].to_numpy().max()) + 1:
         raise DataError(f"{folder / DONE}: shards: expected the size of each shard")
