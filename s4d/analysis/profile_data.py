@@ -16,7 +16,7 @@ import torch
 
 from s4d.analysis.plain_pipeline import PlainDataset, PlainSample, plain_batches
 from s4d.analysis.profile_files import Files, profile_config
-from s4d.analysis.profile_goals import PLAIN
+from s4d.analysis.profile_goals import PLAIN, TUNED
 from s4d.data.decode_video import open_video
 from s4d.data.draws import SampleDraw
 from s4d.data.loader import build_batches
@@ -39,7 +39,7 @@ STAGES = ("read", "decode", "transform", "pack")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """One way to make batches: `backend` is plain for the plain pipeline, else ours; `crop` a row of `CROPS`."""
+    """One way to make batches: `backend` is plain or plain_tuned, or one of ours; `crop` is a row of `CROPS`."""
 
     backend: str
     modality: str
@@ -67,7 +67,7 @@ def setups(files: Files, options: Options) -> list[Setup]:
     """What is measured: the recipe's crop everywhere, the plain crop where a cache can profit from it."""
     found = []
     for modality in files.manifests:
-        backends = [PLAIN, "pyav"]
+        backends = [PLAIN, *([TUNED] if modality == "video" else []), "pyav"]
         backends += ["dali"] if modality in options.dali else []
         backends += ["cache"] if modality in options.caches else []
         for crop in ("recipe", "plain"):
@@ -140,10 +140,11 @@ def _batches(setup: Setup, files: Files, options: Options) -> Generator[int, Non
             workers=setup.workers,
             backend="dali" if setup.backend == "dali" else "pyav",
         )
-    if setup.backend == PLAIN:
+    if setup.backend in (PLAIN, TUNED):
         samples = plain_samples(files, setup, options, steps)
         open_video.cache_clear()
-        stream = plain_batches(samples, batch=options.batch, workers=setup.workers)
+        tuned = setup.backend == TUNED
+        stream = plain_batches(samples, batch=options.batch, workers=setup.workers, tuned=tuned)
         for pixels in stream:
             yield pixels.shape[0]
         return

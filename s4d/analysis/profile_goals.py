@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
-PLAIN = "plain"
+PLAIN, TUNED = "plain", "plain_tuned"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

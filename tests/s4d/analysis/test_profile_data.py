@@ -70,8 +70,8 @@ def test_plain_samples_follow_the_order_and_draws_of_our_run(files: Files) -> No
 def test_every_setup_gets_a_row(files: Files, caches: dict[str, Path]) -> None:
     options = Options(batch=4, seconds=0.01, rounds=1, workers=(0,), caches=caches)
     rows = measure(files, options)
-    assert len(rows) == len(setups(files, options)) == 12
-    assert {row["backend"] for row in rows} == {"plain", "pyav", "cache"}
+    assert len(rows) == len(setups(files, options)) == 14
+    assert {row["backend"] for row in rows} == {"plain", "plain_tuned", "pyav", "cache"}
     assert all(row["samples_per_second"] > 0 for row in rows)
     assert [outcome["state"] for outcome in profile_goals.evaluate(rows)].count("absent") == 0
     assert all(row["crop"] == "recipe" for row in measure(files, QUICK))

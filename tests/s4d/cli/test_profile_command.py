@@ -23,7 +23,7 @@ def test_results_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     profile_data.data(device="cpu", workers="0", rounds=1, seconds=0.01, names=24, json=str(target))
     document = json.loads(target.read_text())
     assert (document["what"], document["failures"]) == ("data", [])
-    assert {row["backend"] for row in document["rows"]} - {"dali"} == {"plain", "pyav", "cache"}
+    assert {row["backend"] for row in document["rows"]} - {"dali"} == {"plain", "plain_tuned", "pyav", "cache"}
     assert len(document["split_ms"]) == 4
     assert {item["backend"] for item in document["absent"]} >= {"dali", "torchcodec", "GPU wait"}
     assert len(document["goals"]) == 3
