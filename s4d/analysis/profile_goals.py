@@ -50,5 +50,8 @@ def _outcome(goal: Goal, rows: Sequence[Row]) -> dict[str, object]:
         return {"goal": goal.text, "must": goal.must, "value": None, "state": "absent", "detail": detail}
     value = ours["samples_per_second"] / plain["samples_per_second"]
     detail = f"{ours['workers']} against {plain['workers']} workers"
+    tuned = best(rows, goal.modality, TUNED, goal.crop)
+    if tuned is not None:
+        detail += f"; {ours['samples_per_second'] / tuned['samples_per_second']:.2f}x the tuned one"
     state = "pass" if value >= goal.must else "fail"
     return {"goal": goal.text, "must": goal.must, "value": value, "state": state, "detail": detail}

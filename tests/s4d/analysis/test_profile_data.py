@@ -116,6 +116,9 @@ def test_goals_compare_the_best_rows() -> None:
     clips, recipe, plain = profile_goals.evaluate(rows)
     assert (clips["value"], clips["state"]) == (1.45, "fail")
     assert (recipe["value"], recipe["state"]) == (6.0, "pass")
+    assert "tuned" not in str(clips["detail"])
+    tuned = profile_goals.evaluate([*rows, row("plain_tuned", 2, 25)])[0]
+    assert tuned["value"] == 1.45 and "1.16x the tuned one" in str(tuned["detail"])
     assert (plain["value"], plain["state"]) == (None, "absent")
 
 
