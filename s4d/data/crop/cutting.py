@@ -28,6 +28,10 @@ OnError = Literal["error", "skip"]
 Status = Literal["face", "center", "none", "failed"]
 
 
+class NoFaceError(DataError):
+    """A sample shows no face: `no_face` says what then, whatever is done about media that are wrong."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CropJob:
     """One medium to crop: where it lies, what it is called, the face its row has, and where its crop goes."""
@@ -72,7 +76,10 @@ class Cropper:
     on_error: OnError = "error"
 
     def __getitem__(self, index: int) -> Cropped:
-        """DataError names a medium or an annotation that is wrong, unless these are to be skipped."""
+        """DataError names a medium or an annotation that is wrong, unless these are to be skipped.
+
+        NoFaceError names a sample without a face where these are errors.
+        """
         job = self.jobs[index]
         target = self.out / job.target
         try:
@@ -83,7 +90,7 @@ class Cropper:
             with contextlib.suppress(OSError):
                 remove(self.aside / str(index))
                 remove(target)
-            if self.on_error == "error":
+            if self.on_error == "error" or isinstance(error, NoFaceError):
                 raise
             return Cropped(status="failed", problem=str(error))
 
@@ -94,7 +101,7 @@ class Cropper:
         missed = int((~track.found).sum())
         if missed == len(faces):
             if self.no_face == "error":
-                raise DataError(
+                raise NoFaceError(
                     f"{job.where}: no face in {job.path} (faces from: {self.finder.origin}; see --no-face skip|center)"
                 )
             if self.no_face == "skip":

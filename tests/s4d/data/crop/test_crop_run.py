@@ -309,6 +309,14 @@ def test_samples_without_a_face(dataset: Path, tmp_path: Path) -> None:
     assert not (out / "media/clips/a").exists()
 
 
+def test_skipping_damaged_media_does_not_skip_samples_without_a_face(dataset: Path, tmp_path: Path) -> None:
+    without_faces(dataset)
+    finder, out = DetectorFinder(RedSpot(tmp_path / "calls")), tmp_path / "out"
+    with pytest.raises(DataError, match=r"row 2 \(sample 'i1'\): no face"):
+        crop_manifest(dataset / "media.csv", out, RECIPE, finder, on_error="skip", no_face="error")
+    assert crop_manifest(dataset / "media.csv", out, RECIPE, finder, on_error="skip", no_face="skip").failed == ()
+
+
 def test_damaged_media_and_wrong_boxes(
     dataset: Path, tmp_path: Path, row: Callable[..., ManifestRow], save: Callable[..., Path]
 ) -> None:
