@@ -151,8 +151,25 @@ def spread(known: FacesOfSample, frame_count: int, size: tuple[int, int]) -> lis
 def open_annotations(path: Path) -> TableFinder | OpenFaceFinder:
     """Faces from a csv table, or from a folder with a csv file of OpenFace for each sample."""
     if path.is_dir():
-        return OpenFaceFinder(f"OpenFace files in {path.resolve()}", path.resolve())
+        folder = path.resolve()
+        return OpenFaceFinder(
+            f"OpenFace files in {folder}, SHA-256 of names, sizes and times {_listed(folder)}", folder
+        )
     if not path.is_file():
         raise DataError(f"{path}: no such table of boxes or folder of OpenFace files")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return TableFinder(f"table of boxes, SHA-256 {digest}", read_boxes(path))
+
+
+def _listed(folder: Path) -> str:
+    """Digest of which csv files a folder has; they are too many to be read beforehand."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(folder.rglob("*.csv")):
+            found = path.stat()
+            digest.update(
+                f"{path.relative_to(folder)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape")
+            )
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: {error.strerror or error}") from error
+    return digest.hexdigest()

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from s4d.atomic_files import write_atomically
 from s4d.data.crop.cutting import CropJob, Cropped
+from s4d.data.scan.digest import stamp
 from s4d.errors import DataError, UsageError
 
 SETTINGS_FILE = "crop.json"
@@ -106,7 +107,7 @@ def _result(values: dict[str, Any]) -> Cropped:
 
 
 def _made_of(job: CropJob) -> str:
-    """Size and time of the medium, and the face that its row has."""
-    stat = job.path.stat()
+    """Size and time of the medium with all its files, and the face that its row has."""
+    size, changed = stamp(job.path, job.kind)
     face = None if job.face is None else (job.face.box, job.face.points)
-    return f"{job.kind} {stat.st_size} {stat.st_mtime_ns} {face}"
+    return f"{job.kind} {size} {changed} {face}"

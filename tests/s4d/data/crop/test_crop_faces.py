@@ -190,6 +190,15 @@ def test_openface_files_by_path_and_by_name(tmp_path: Path, name: str) -> None:
     assert finder.find(Other(), [], 2, SIZE) == [None, None]
 
 
+def test_openface_files_that_change_are_other_faces(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    path = write(tmp_path / "videos/b.csv", *openface_lines([(1, 1, 10.0)]))
+    before = open_annotations(tmp_path).origin
+    assert open_annotations(tmp_path).origin == before
+    write(path, *openface_lines([(1, 1, 10.0), (2, 1, 12.0)]))
+    assert open_annotations(tmp_path).origin != before
+
+
 def test_gaps_are_filled_in_a_straight_line() -> None:
     track = steady(track_of([None, box(10, 0), None, None, box(40, 30), None]), 1)
     np.testing.assert_allclose(track.boxes[:, 0], [10, 10, 20, 30, 40, 40])

@@ -206,6 +206,15 @@ def test_finished_media_are_not_done_again(dataset: Path, tmp_path: Path) -> Non
     assert content(tmp_path / "out") == first
 
 
+def test_a_frame_overwritten_in_place_is_cropped_again(dataset: Path, tmp_path: Path) -> None:
+    finder = RowFinder()
+    crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, finder)
+    # The folder itself keeps its time: no name in it changes.
+    Image.new("RGB", (160, 120), (10, 20, 30)).save(dataset / "clips/a/1.png")
+    assert crop_manifest(dataset / "media.csv", tmp_path / "out", RECIPE, finder).resumed == 4
+    assert frames_of(tmp_path / "out", "c0")[0].mean() < 40
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
