@@ -37,6 +37,8 @@ def scan_manifest(
 ) -> ScanReport:
     """Look at all media of a manifest that `out` does not know by path, size and time; one line each is appended.
 
+    Media with an error are looked at again: it may have been the time limit, the memory or a permission.
+
     `workers` processes decode (0: one per core). `progress` is told (done, all) after each medium. Raises DataError for
     a manifest or scan file that cannot be read and UsageError where another scan writes to `out`.
     """
@@ -88,9 +90,12 @@ def _seconds(root: Path, medium: tuple[str, Kind]) -> float:
 
 
 def _is_known(scan: Scan, root: Path, medium: tuple[str, Kind], quick: bool) -> bool:
-    """Whether the file was looked at as it is now, and as thoroughly as asked for."""
+    """Whether the file was looked at as it is now, as thoroughly as asked for, and without an error."""
     path, kind = medium
     probe = scan.probes.get(path)
     if probe is None or probe.kind != kind or (probe.quick and not quick):
+        return False
+    # A quick look cannot tell that an error of a full one is gone.
+    if probe.error is not None and probe.quick == quick:
         return False
     return (probe.size, probe.mtime_ns) == stamp(root / path, kind)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,19 @@ def test_a_second_scan_looks_at_new_and_changed_files_only(manifest: Path, tmp_p
     assert [probe.path for probe in third.failed] == ["3.jpg"]
     assert sorted(read_scan(out).changed) == ["3.jpg", "4.jpg"]
     fourth = scan_manifest(manifest, out, workers=1)
-    assert (fourth.scanned, [probe.path for probe in fourth.failed]) == (0, ["3.jpg"])
+    assert (fourth.scanned, [probe.path for probe in fourth.failed]) == (1, ["3.jpg"])
+    quick = scan_manifest(manifest, out, workers=1, quick=True)
+    assert (quick.scanned, [probe.path for probe in quick.failed]) == (0, ["3.jpg"])
+
+
+def test_an_error_is_looked_at_again(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scan.jsonl"
+    scan_manifest(manifest, out, workers=1)
+    with ScanWriter(out) as writer:
+        writer.write(replace(read_scan(out).probes["2.jpg"], sha256="", error="2.jpg: cannot decode: over 60 s"))
+    again = scan_manifest(manifest, out, workers=1)
+    assert (again.known, again.scanned, again.failed) == (5, 1, ())
+    assert read_scan(out).probes["2.jpg"].error is None
 
 
 def test_an_interrupted_scan_goes_on(manifest: Path, tmp_path: Path) -> None:
