@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s4d.datasets.labels import canonical
-from s4d.datasets.tree import MediaFolder
+from s4d.datasets.tree import MediaFolder, tell_others
 from s4d.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ def _of_split(
             logger.warning("%s: no media of class %s", media.base / inside, label)
         else:
             others = sum(os.path.splitext(name)[1].lower() not in suffixes for name in media.entries(inside))
-            if others:
-                logger.warning("%s: %d other files left out", media.base / inside, others)
+            tell_others(media.base / inside, others)
         for name in names:
             yield Found("/".join(part for part in (base, inside, name) if part), split, label)
         media.forget(inside)

@@ -1,8 +1,9 @@
 """One's own data: class-named folders of images, videos or frame folders, or a csv file that lists them.
 
-Folders: `[<split>/]<class>/<image, video or folder of frames>` with splits train, val and test (train when there are
-none); media that lie directly in the folder have no label. A csv file, given itself or as `labels.csv` in the folder,
-has the columns path and label and optionally split and identity; an empty label means none.
+Folders: `[<split>/]<class>/<image, video or folder of frames>` with splits train, val (also valid or
+validation) and test, capitals or not (train when there are none); media that lie directly in the folder have no label.
+A csv file, given itself or as `labels.csv` in the folder, has the columns path and label and optionally split and
+identity; an empty label means none.
 """
 
 from __future__ import annotations
@@ -12,15 +13,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
-from s4d.data.media import natural_key
-from s4d.datasets.listing import inner_path, place, read_identities, read_table, refuse_empty, refuse_missing
+from s4d.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
+from s4d.datasets.listing import (
+    IDENTITIES,
+    inner_path,
+    place,
+    read_identities,
+    read_table,
+    refuse_empty,
+    refuse_missing,
+)
 from s4d.datasets.request import Request
-from s4d.datasets.tree import Clip, MediaFolder
+from s4d.datasets.tree import Clip, MediaFolder, tell_others
 from s4d.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
+# Name of a folder in lower case -> split.
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 TABLE = "labels.csv"
 
 
@@ -35,10 +45,9 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
         return _from_table(root / TABLE)
     media = MediaFolder(root)
     identities = read_identities(root)
-    splits = [split for split in SPLITS if media.what(split) == "folder"]
     rows = [
         _row(clip, label=label, split=split, identity=identities.get(clip.path))
-        for split, base in ([(split, split) for split in splits] or [("train", "")])
+        for split, base in _splits(media).items()
         for clip, label in _clips(media, base)
     ]
     if not rows:
@@ -46,15 +55,47 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
     return rows
 
 
+def _splits(media: MediaFolder) -> dict[str, str]:
+    """Split -> its folder, the root ("") being train where no folder is called by a split.
+
+    DataError for two folders of one split, and for folders of media beside the splits.
+    """
+    found: dict[str, str] = {}
+    others = []
+    for name in media.subfolders():
+        split = SPLITS.get(name.lower())
+        if split is None:
+            others.append(name)
+        elif split in found:
+            raise DataError(f"{media.base}: two folders of the {split} part: {found[split]} and {name}")
+        else:
+            found[split] = name
+    if not found:
+        return {"train": ""}
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    stray = [name for name in others if next(media.walk(suffixes, name), None)]
+    if stray:
+        raise DataError(
+            f"{media.base}: folders of media beside {' and '.join(found.values())}: {', '.join(stray)}; "
+            f"a split is called {', '.join(SPLITS)}"
+        )
+    tell_others(media.base, len(media.files(suffixes)))
+    return {split: found[split] for split in dict.fromkeys(SPLITS.values()) if split in found}
+
+
 def _clips(media: MediaFolder, base: str) -> Iterator[tuple[Clip, str | None]]:
-    """What lies in `base` itself, without label, and in its class folders; empty folders are named in the log."""
+    """What lies in `base` itself, without label, and in its class folders; the log tells of all that is left out."""
     empty = []
+    others = 0
     for path in _paths(media, base):
         if media.what(path) == "file":
             clip = media.clip(path)
             if clip is not None:
                 yield clip, None
+            elif path != IDENTITIES:
+                others += 1
             continue
+        unknown = 0
         for item in _paths(media, path):
             if media.what(item) == "folder" and not media.frame_count(item):
                 empty.append(item)
@@ -62,6 +103,10 @@ def _clips(media: MediaFolder, base: str) -> Iterator[tuple[Clip, str | None]]:
             clip = media.clip(item)
             if clip is not None:
                 yield clip, path.rpartition("/")[2]
+            else:
+                unknown += 1
+        tell_others(media.base / path, unknown)
+    tell_others(media.base / base, others)
     if empty:
         logger.warning("%s: %d folders hold no images, %s first", media.base, len(empty), empty[0])
 

@@ -16,6 +16,7 @@ from s4d.errors import DataError
 logger = logging.getLogger(__name__)
 
 NAMED = 3
+IDENTITIES = "identities.csv"
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
@@ -226,7 +227,7 @@ def refuse_missing(path: Path, missing: Sequence[tuple[int, str]], total: int, f
 
 def read_identities(root: Path) -> dict[str, str]:
     """Identity of each sample id or path, from an optional `identities.csv` in or beside the dataset's folder."""
-    for path in (root / "identities.csv", root.parent / "identities.csv"):
+    for path in (root / IDENTITIES, root.parent / IDENTITIES):
         if path.is_file():
             try:
                 rows = [cells for cells in csv.reader(read_lines(path)) if cells]

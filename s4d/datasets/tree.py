@@ -167,6 +167,12 @@ def media_folder(root: Path, candidates: Sequence[str], chosen: str | None, what
     return root / found[0]
 
 
+def tell_others(folder: Path, count: int) -> None:
+    """One line about the files of a folder that are no media of the dataset."""
+    if count:
+        logger.warning("%s: %d other files left out", folder, count)
+
+
 def _is_litter(name: str) -> bool:
     """Hidden files, and the folder that archives made on a Mac bring along."""
     return name[0] == "." or name == "__MACOSX"

@@ -163,6 +163,34 @@ def test_folder_without_splits_or_labels(tmp_path: Path) -> None:
     assert [row.label for row in rows_of("folder", tmp_path / "plain", tmp_path).rows] == [None, None]
 
 
+def test_splits_of_a_folder_by_any_of_their_names(folder: Path, tmp_path: Path) -> None:
+    (folder / "test").rename(folder / "Test")
+    put_image(folder / "Validation/glad/a.png")
+    put_text(folder / "notes/readme.txt", "no media")
+    rows = rows_of("folder", folder, tmp_path).rows
+    assert Counter(row.split for row in rows) == {"train": 6, "val": 1, "test": 6}
+    assert {row.label for row in rows} == {"glad", "sad"}
+    put_image(folder / "dev/glad/a.png")
+    with pytest.raises(DataError, match="folders of media beside Test and Validation and train: dev; a split is"):
+        rows_of("folder", folder, tmp_path)
+    put_image(folder / "valid/glad/a.png")
+    with pytest.raises(DataError, match="two folders of the val part: Validation and valid"):
+        rows_of("folder", folder, tmp_path)
+
+
+def test_other_files_of_a_folder_are_counted(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put_image(folder / "loose.png")
+    for name in ("train/a.heic", "train/glad/a.heic", "train/glad/b.heic", "identities.csv"):
+        put_text(folder / name, "sample,identity\n")
+    assert len(rows_of("folder", folder, tmp_path).rows) == 12
+    told = {message for message in caplog.messages if "left out" in message}
+    assert told == {
+        f"{folder}: 1 other files left out",
+        f"{folder / 'train'}: 1 other files left out",
+        f"{folder / 'train/glad'}: 2 other files left out",
+    }
+
+
 @pytest.mark.parametrize("given", ["labels.csv", "."])
 def test_folder_by_table(tmp_path: Path, given: str) -> None:
     root = tmp_path / "mine"
