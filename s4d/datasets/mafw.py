@@ -23,6 +23,7 @@ from s4d.datasets.listing import (
     class_number,
     folder_among,
     inner_path,
+    is_number,
     place,
     read_columns,
     read_identities,
@@ -106,22 +107,36 @@ def _label_files(root: Path, request: Request, which: str) -> list[LabelFile]:
     lists = folder_among(base, ("no_caption", "with_caption"), "lists")
     if captions:
         logger.warning("%s: only the lists with captions: clips without one, all neutral ones, are missing", base)
-    folders = {path.name[4:]: path for path in lists.glob("set_*") if path.is_dir() and path.name[4:].isdecimal()}
-    folds = sorted(map(int, folders))
-    if not folds:
-        raise DataError(f"{lists}: no folds (set_1, ...)")
+    folders = _folds(lists)
+    folds = sorted(folders)
     if request.fold is not None and request.fold not in folds:
         raise UsageError(f"--fold {request.fold}: {lists} has folds {', '.join(map(str, folds))}")
     files = []
     for fold in folds if request.fold is None else [request.fold]:
         for split in SPLITS:
-            path = _list_in(folders[str(fold)], split, (".txt", ".csv") if which == "single" else (".txt",))
+            path = _list_in(folders[fold], split, (".txt", ".csv") if which == "single" else (".txt",))
             entries = _released(path, request.order) if path.suffix == ".csv" else _original(path, which, captions)
             refuse_empty(path, entries)
             files.append(LabelFile(path=path, split=split, entries=entries, fold=fold, field=FIELD))
             refuse_repeats(files[-1])
         refuse_overlap(files[-2], files[-1])
     return files
+
+
+def _folds(lists: Path) -> dict[int, Path]:
+    """The folder of each fold by its number; DataError for none, and for two of one number such as set_1 and set_01."""
+    folders: dict[int, Path] = {}
+    for path in sorted(lists.glob("set_*")):
+        number = path.name.removeprefix("set_")
+        if path.is_dir() and is_number(number):
+            if int(number) in folders:
+                raise DataError(
+                    f"{lists}: two folders of fold {int(number)}: {folders[int(number)].name} and {path.name}"
+                )
+            folders[int(number)] = path
+    if not folders:
+        raise DataError(f"{lists}: no folds (set_1, ...)")
+    return folders
 
 
 def _list_in(folder: Path, split: str, suffixes: tuple[str, ...]) -> Path:

@@ -98,6 +98,16 @@ def test_complete_lists_go_before_captioned_ones(
     assert not caplog.messages
 
 
+def test_folds_of_mafw_count_with_leading_zeros(built: Callable[[str], Path], tmp_path: Path) -> None:
+    root = built("mafw-clips")
+    lists = root / "Train & Test Set/single/no_caption"
+    (lists / "set_1").rename(lists / "set_01")
+    assert {row.fold for row in prepare_manifest("mafw", root, tmp_path / "m.csv").rows} == {1, 2}
+    shutil.copytree(lists / "set_01", lists / "set_1")
+    with pytest.raises(DataError, match="no_caption: two folders of fold 1: set_01 and set_1"):
+        prepare_manifest("mafw", root, tmp_path / "m.csv")
+
+
 def test_a_tab_too_few_or_too_many_in_a_captioned_line(built: Callable[[str], Path], tmp_path: Path) -> None:
     root = built("mafw-captions")
     path = root / "single/with_caption/set_1/train.txt"
