@@ -9,6 +9,15 @@ from pathlib import Path
 from s4d.errors import DataError
 
 
+def flush(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path | str, data: str | bytes) -> None:
     """Replace `path` by `data` in one step, so that a reader or a crash never meets half a file."""
     path = Path(path)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from s4d.atomic_files import flush
 from s4d.errors import DataError
 from s4d.models.sizes import Architecture
 
@@ -113,9 +114,9 @@ def write_folder(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, 
         aside.mkdir(parents=True)
         _write(aside / MODEL_FILE, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
         _write(aside / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode("utf-8"))
-        _sync_folder(aside)
+        flush(aside)
         aside.rename(out)
-        _sync_folder(out.parent)
+        flush(out.parent)
     except OSError as error:
         raise DataError(f"{out}: cannot write: {error.strerror or error}") from error
     finally:
@@ -127,11 +128,3 @@ def _write(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from s4d.atomic_files import flush
 from s4d.data.cache.fill import Filled
 from s4d.data.cache.journal import Journal
 from s4d.data.cache.layout import Layout, Medium, Probe, aligned_length
@@ -150,6 +151,7 @@ class Shards:
                 os.fsync(stream.fileno())
             self.journal.sync()
             part.replace(self.final(shard))
+            flush(self.folder)
         except OSError as error:
             raise DataError(f"{part}: cannot write: {error.strerror or error}") from error
         self.sealed.add(shard)

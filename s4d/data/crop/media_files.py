@@ -18,6 +18,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 from PIL import Image
 
+from s4d.atomic_files import flush
 from s4d.data import current_file
 from s4d.data.crop.recipe import CropRecipe
 from s4d.data.decode_video import DECODER_OPTIONS
@@ -94,11 +95,11 @@ def write_crops(
             made.mkdir()
             for number, picture in enumerate(pictures, start=1):
                 _write_image(picture, made / f"{number:05d}{recipe.suffix}", recipe)
-            _sync(made)
+            flush(made)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove(target)
         made.rename(target)
-        _sync(target.parent)
+        flush(target.parent)
         aside.rmdir()
     except (OSError, av.FFmpegError) as error:
         raise OutputError(f"{target}: cannot write: {error.strerror or error}") from error
@@ -142,12 +143,4 @@ def _write_video(pictures: Iterable[Picture], source: Path, path: Path, size: in
             frame.time_base = base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(path)

@@ -201,6 +201,22 @@ def test_full_disk_is_refused_before_anything_is_written(
     assert not list((tmp_path / "cache").glob("*.shard*"))
 
 
+def test_names_of_shards_are_on_the_disk(
+    media_tree: Path, tmp_path: Path, make_cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that is done has no journals to make a lost shard again from."""
+    flushed: list[tuple[Path, set[str]]] = []
+
+    def note(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append((path, set(os.listdir(path)) if path.is_dir() else set()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    make_cache(media_tree / "images.csv", tmp_path / "cache")
+    shards = {path.name for path in (tmp_path / "cache").glob("*.shard")}
+    assert shards and any(path == tmp_path / "cache" and shards <= names for path, names in flushed)
+
+
 def test_second_writer_is_refused(media_tree: Path, tmp_path: Path, make_cache) -> None:
     (tmp_path / "cache").mkdir()
     handle = os.open(tmp_path / "cache", os.O_RDONLY)
