@@ -18,6 +18,7 @@ from s4d.datasets.landmarks import five_points
 from s4d.datasets.listing import (
     Entry,
     LabelFile,
+    identity_of,
     inner_path,
     place,
     read_identities,
@@ -69,15 +70,16 @@ def read(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
         refuse_missing(file.path, missing, len(file.entries), NAME)
         for entry in file.entries:
             box, points = faces[entry.name]
+            image = f"{inside}/{entry.name}"
             rows.append(
                 ManifestRow(
                     sample_id=entry.name,
-                    path=f"{inside}/{entry.name}",
+                    path=image,
                     kind="image",
                     dataset=dataset,
                     split=file.split,
                     label=entry.label,
-                    identity=identities.get(entry.name),
+                    identity=identity_of(identities, entry.name, image),
                     frame_count=1,
                     face_box=box,
                     face_points=points,

@@ -11,6 +11,7 @@ from s4d.datasets.listing import (
     Entry,
     LabelFile,
     class_number,
+    identity_of,
     inner_path,
     place,
     read_identities,
@@ -92,7 +93,7 @@ def _rows(root: Path, dataset: str, file: LabelFile, request: Request, identitie
             dataset=dataset,
             split=file.split,
             label=entry.label,
-            identity=identities.get(entry.name, identities.get(paths[entry.name])),
+            identity=identity_of(identities, entry.name, paths[entry.name]),
             frame_count=1,
         )
         for entry in file.entries

@@ -18,7 +18,7 @@ from s4d.data.media import IMAGE_SUFFIXES, natural_key
 from s4d.datasets import CLASS_NAMES
 from s4d.datasets.affectnet_codes import kept_label, tell_left_out
 from s4d.datasets.landmarks import five_points
-from s4d.datasets.listing import NAMED, folder_among, read_identities
+from s4d.datasets.listing import NAMED, folder_among, identity_of, read_identities
 from s4d.datasets.request import Request
 from s4d.datasets.small_arrays import load_each, load_small
 from s4d.datasets.tree import MediaFolder
@@ -75,7 +75,7 @@ def _read_folder(folder: Path, dataset: str, split: str, identities: dict[str, s
             dataset=dataset,
             split=split,
             label=label,
-            identity=identities.get(f"{folder.name}/{key}"),
+            identity=identity_of(identities, f"{folder.name}/{key}", f"{folder.name}/images/{images[key]}"),
             frame_count=1,
             face_points=points.get(key),
         )

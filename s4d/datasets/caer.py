@@ -9,7 +9,7 @@ from s4d.data.manifest import ManifestRow
 from s4d.data.media import VIDEO_SUFFIXES
 from s4d.datasets import CLASS_NAMES
 from s4d.datasets.emotion_folders import base_of, find_media
-from s4d.datasets.listing import read_identities
+from s4d.datasets.listing import identity_of, read_identities
 from s4d.datasets.request import Request
 from s4d.errors import DataError
 
@@ -33,7 +33,7 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
                 dataset="caer",
                 split=found.split,
                 label=found.label,
-                identity=identities.get(sample_id),
+                identity=identity_of(identities, sample_id, found.path),
             )
         )
     if not rows:

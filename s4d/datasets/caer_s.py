@@ -16,7 +16,7 @@ from s4d.data.media import IMAGE_SUFFIXES
 from s4d.datasets import CLASS_NAMES
 from s4d.datasets.emotion_folders import Found, base_of, find_media
 from s4d.datasets.labels import canonical
-from s4d.datasets.listing import inner_path, place, read_columns, read_identities
+from s4d.datasets.listing import identity_of, inner_path, place, read_columns, read_identities
 from s4d.datasets.request import Request
 from s4d.errors import DataError
 
@@ -49,7 +49,7 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
                 dataset="caer_s",
                 split=found.split,
                 label=found.label,
-                identity=identities.get(sample_id),
+                identity=identity_of(identities, sample_id, found.path),
                 frame_count=1,
                 face_box=boxes.get(_key(found)),
             )

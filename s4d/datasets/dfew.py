@@ -16,6 +16,7 @@ from s4d.datasets.listing import (
     Entry,
     LabelFile,
     folder_among,
+    identity_of,
     inner_path,
     is_number,
     place,
@@ -77,7 +78,7 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
                     split=file.split,
                     label=CLASS_NAMES["dfew"][int(entry.label) - first],
                     fold=file.fold,
-                    identity=identities.get(sample, identities.get(path)),
+                    identity=identity_of(identities, sample, path),
                     frame_count=clip.frame_count,
                 )
             )

@@ -21,7 +21,15 @@ from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
 from s4d.datasets import CLASS_NAMES
-from s4d.datasets.listing import inner_path, place, read_identities, read_table, refuse_empty, refuse_missing
+from s4d.datasets.listing import (
+    identity_of,
+    inner_path,
+    place,
+    read_identities,
+    read_table,
+    refuse_empty,
+    refuse_missing,
+)
 from s4d.datasets.request import Request
 from s4d.datasets.tree import MediaFolder
 from s4d.errors import DataError
@@ -76,15 +84,17 @@ def _prepare(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
         name = f"{folder}/{image_name(path, line, row)}"
         if media.what(name) != "file":
             missing.append((line, name))
+        sample_id = name.removeprefix(f"{folder}/").removesuffix(".png")
+        inside = f"{base}/{name}" if base else name
         rows.append(
             ManifestRow(
-                sample_id=name.removeprefix(f"{folder}/").removesuffix(".png"),
-                path=f"{base}/{name}" if base else name,
+                sample_id=sample_id,
+                path=inside,
                 kind="image",
                 dataset=dataset,
                 split=split,
                 label=label,
-                identity=identities.get(name),
+                identity=identity_of(identities, sample_id, inside),
                 frame_count=1,
                 distribution=shares,
             )

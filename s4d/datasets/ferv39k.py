@@ -17,6 +17,7 @@ from s4d.datasets.listing import (
     LabelFile,
     class_name,
     class_number,
+    identity_of,
     inner_path,
     place,
     read_columns,
@@ -62,7 +63,7 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
                     dataset="ferv39k",
                     split=file.split,
                     label=entry.label,
-                    identity=identities.get(entry.name, identities.get(path)),
+                    identity=identity_of(identities, entry.name, path),
                     frame_count=clip.frame_count,
                 )
             )

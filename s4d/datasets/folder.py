@@ -16,6 +16,7 @@ from s4d.data.manifest import ManifestRow
 from s4d.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 from s4d.datasets.listing import (
     IDENTITIES,
+    identity_of,
     inner_path,
     place,
     read_identities,
@@ -46,7 +47,7 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
     media = MediaFolder(root)
     identities = read_identities(root)
     rows = [
-        _row(clip, label=label, split=split, identity=identities.get(clip.path))
+        _row(clip, label=label, split=split, identity=identity_of(identities, clip.path, clip.path))
         for split, base in _splits(media).items()
         for clip, label in _clips(media, base)
     ]

@@ -240,6 +240,11 @@ def read_identities(root: Path) -> dict[str, str]:
     return {}
 
 
+def identity_of(identities: dict[str, str], sample_id: str, path: str) -> str | None:
+    """The person of a sample, found by its id or by its path from the root; None for one that is not listed."""
+    return identities.get(sample_id, identities.get(path))
+
+
 def folder_among(root: Path, candidates: Iterable[str], what: str) -> Path:
     """The first existing folder of `candidates` under `root`; DataError says what was looked for."""
     tried = list(candidates)

@@ -22,6 +22,7 @@ from s4d.datasets.listing import (
     class_name,
     class_number,
     folder_among,
+    identity_of,
     inner_path,
     is_number,
     place,
@@ -94,7 +95,7 @@ def _prepare(root: Path, request: Request, dataset: str, which: str) -> list[Man
                     split=file.split,
                     label=entry.label,
                     fold=file.fold,
-                    identity=identities.get(entry.name, identities.get(path)),
+                    identity=identity_of(identities, entry.name, path),
                     frame_count=clip.frame_count,
                 )
             )

@@ -20,6 +20,7 @@ from s4d.datasets.listing import (
     Entry,
     LabelFile,
     class_number,
+    identity_of,
     inner_path,
     place,
     read_columns,
@@ -68,15 +69,16 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
         points = _annotated(annotation, POINTS, whole, _points)
         for entry in file.entries:
             stem = os.path.splitext(entry.name)[0]
+            path = f"{inside}/{names[entry.name]}"
             rows.append(
                 ManifestRow(
                     sample_id=stem,
-                    path=f"{inside}/{names[entry.name]}",
+                    path=path,
                     kind="image",
                     dataset="rafdb",
                     split=stem.partition("_")[0],
                     label=entry.label,
-                    identity=identities.get(stem),
+                    identity=identity_of(identities, stem, path),
                     frame_count=1,
                     face_box=boxes.get(entry.name),
                     face_points=points.get(entry.name),
