@@ -75,6 +75,20 @@ def test_ranks_get_whole_pairs(preset: str, world_size: int) -> None:
         assert quota % (2 * world_size) == 0
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_opening_says_where_all_inputs_come_from(preset: str) -> None:
+    path = FOLDER / f"{preset}.yaml"
+    opening = path.read_text().partition("\n\n")[0]
+    config = load(path)
+    for source in config.data.sources:
+        assert f"s4d data prepare {source.name} FOLDER --out {source.manifest}" in opening
+    if config.recipe == "release":
+        assert f"s4d checkpoint import FILE --out {config.model.init_from}" in opening
+    else:
+        pretraining = next(word for word in opening.split() if word.startswith("configs/pretrain/")).rstrip(".")
+        assert load(FOLDER.parents[1] / pretraining).run_dir == config.model.init_from
+
+
 def picture(number: int) -> bytes:
     small = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     stream = io.BytesIO()
