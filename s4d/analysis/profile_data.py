@@ -17,7 +17,7 @@ import torch
 from s4d.analysis.plain_pipeline import PlainDataset, PlainSample, plain_batches
 from s4d.analysis.profile_files import Files, profile_config
 from s4d.analysis.profile_goals import PLAIN, TUNED
-from s4d.data.decode_video import open_video
+from s4d.data.decode_video import forget_videos
 from s4d.data.draws import SampleDraw
 from s4d.data.loader import build_batches
 from s4d.data.media import Media
@@ -100,7 +100,7 @@ def measure(files: Files, options: Options, tell: Callable[[str], None] = lambda
 def _rate(setup: Setup, files: Files, options: Options) -> float:
     """Samples a second, once every decoding process is under way: a third of the time of a timing is not counted."""
     # As in a dataset of millions: no file is visited twice by a process that remembers it.
-    open_video.cache_clear()
+    forget_videos()
     gc.collect()
     arrivals, sizes = [], []
     start = None
@@ -142,7 +142,7 @@ def _batches(setup: Setup, files: Files, options: Options) -> Generator[int, Non
         )
     if setup.backend in (PLAIN, TUNED):
         samples = plain_samples(files, setup, options, steps)
-        open_video.cache_clear()
+        forget_videos()
         tuned = setup.backend == TUNED
         stream = plain_batches(samples, batch=options.batch, workers=setup.workers, tuned=tuned)
         for pixels in stream:
@@ -216,7 +216,7 @@ def split(modality: str, files: Files, options: Options, *, cached: bool = False
         workers=0,
         caches=options.caches if cached else None,
     )
-    open_video.cache_clear()
+    forget_videos()
     plan = build_plan(config, world_size=1)
     batches = MicroBatches(config, plan, 0)
     seconds = dict.fromkeys(STAGES, 0.0)

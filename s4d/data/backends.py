@@ -10,7 +10,7 @@ import torch.distributed as dist
 from s4d.config import Config
 from s4d.data.plan import SamplePlan
 from s4d.data.trial import Trial, try_backend
-from s4d.errors import UsageError, UserError
+from s4d.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +57,11 @@ def _cached(plan: SamplePlan) -> str | None:
 
 
 def _trial(backend: str, config: Config, plan: SamplePlan, device: torch.device) -> Trial:
-    """A trial that no file can end: the other ranks wait for its outcome, and reading the file again tells of it."""
+    """A trial that no error ends: the other ranks wait for its outcome, and training tells of it again."""
     try:
         return try_backend(backend, config, plan, 0, device)
-    except UserError as error:
-        return Trial(backend=backend, refusal=str(error))
+    except Exception as error:
+        return Trial(backend=backend, refusal=str(error) or type(error).__name__)
 
 
 def fastest(trials: list[Trial]) -> str:

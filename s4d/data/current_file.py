@@ -50,7 +50,8 @@ def starting(path: Path) -> None:
 
 def finished() -> None:
     """Say that no file is being worked on."""
-    _write(b"")
+    if _memory is not None:
+        _write(b"")
 
 
 def _write(text: bytes) -> None:

@@ -139,7 +139,7 @@ def _can_skip(context: av.VideoCodecContext) -> bool:
     # Bits 3 to 5 of byte 21 of an hvcC record: layers in time. A frame that its own layer does not need may serve
     # a higher one.
     record = context.extradata or b""
-    return len(record) > 21 and record[0] == 1 and (record[21] >> 3) & 7 <= 1
+    return len(record) > 21 and record[0] == 1 and (record[21] >> 3) & 7 == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +236,21 @@ def _timed(path: Path, container: InputContainer, entries: list[_Entry]) -> Vide
     return VideoFile(path, size, tuple(sorted(times)), keyframes)
 
 
-@lru_cache(maxsize=1024)
 def open_video(path: Path) -> Media:
     """List the packets of a video file; DataError where it holds no video or ends before its header says."""
+    with reading(path):
+        found = path.stat()
+    return _open_version(path, found.st_size, found.st_mtime_ns)
+
+
+def forget_videos() -> None:
+    """Forget what is known of the files opened so far."""
+    _open_version.cache_clear()
+
+
+@lru_cache(maxsize=1024)
+def _open_version(path: Path, size: int, modified: int) -> Media:
+    """A file is listed once for each size and time of change."""
     with reading(path):
         container = _opened(path)
         try:

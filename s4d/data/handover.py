@@ -6,9 +6,11 @@ Messages are thus small, so a sender never waits for the receiver, and what was 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
+import resource
 import socket
 import struct
 from typing import Any, NamedTuple
@@ -50,7 +52,7 @@ class _Pickler(pickle.Pickler):
         buffer = buffer_of(value)
         if buffer is None:
             buffer = shared_buffer(value.nbytes)
-            value = buffer.take().view(value.dtype).view(value.shape).copy_(value)
+            value = buffer.take()[: value.nbytes].view(value.dtype).view(value.shape).copy_(value)
             self.copies.append(value)
         if buffer not in self.buffers:
             self.buffers.append(buffer)
@@ -82,6 +84,12 @@ def _from_numpy(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)
 
 
+def raise_open_files() -> None:
+    """Let this process hold as many descriptors as it may: those of unread messages count for all ranks together."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def send(connection: socket.socket, number: int, value: object) -> None:
     """Send a value under a number of the sender's choice."""
     file = io.BytesIO()
@@ -104,12 +112,14 @@ def send(connection: socket.socket, number: int, value: object) -> None:
 def receive(connection: socket.socket) -> tuple[int, Any] | None:
     """The next number and value, None when the sender has ended and everything it sent has been received."""
     try:
-        head, descriptors, _, _ = _received(connection)
+        head, descriptors, flags, _ = _received(connection)
     except ConnectionResetError:
         # The sender left tasks unread; what it sent before can still be read.
-        head, descriptors, _, _ = _received(connection)
+        head, descriptors, flags, _ = _received(connection)
     if not head:
         return None
+    if flags & socket.MSG_CTRUNC:
+        raise OSError(errno.EMFILE, "too many open files in the training process (see ulimit -n)")
     try:
         size = os.fstat(descriptors[0]).st_size
         content = io.BytesIO(os.pread(descriptors[0], size, 0))

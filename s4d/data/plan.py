@@ -22,7 +22,10 @@ from s4d.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedView:
-    """One view of the global order: `row` of source number `source`, at `position` of the source's own `epoch`."""
+    """One view of the global order: `row` of source number `source`, at `position` of the source's own `epoch`.
+
+    `view` counts on where weighted sampling draws a sample again within an epoch, so that no two are alike.
+    """
 
     source: int
     row: int
@@ -172,7 +175,16 @@ class SamplePlan:
         sample, view = divmod(number, self.sources[source].config.views)
         epoch, position = divmod(sample, len(self.sources[source].rows))
         row = int(self.order(source, epoch)[position])
+        repeat = self._repeats(source, epoch, position)
+        view += repeat * self.sources[source].config.views
         return PlannedView(source=source, row=row, epoch=epoch, position=position, view=view)
+
+    def _repeats(self, source: int, epoch: int, position: int) -> int:
+        """How often weighted sampling has drawn the sample at `position` before in this epoch."""
+        if self.sources[source].config.sampling == "natural":
+            return 0
+        order = self.order(source, epoch)
+        return int(np.count_nonzero(order[:position] == order[position]))
 
 
 def build_plan(config: Config, *, world_size: int) -> SamplePlan:

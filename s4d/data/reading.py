@@ -68,7 +68,9 @@ def read_views(
     media = open_sample(source, row, order)
     draws = draw(media)
     wanted = {index for item in draws for index in item.frame_indices}
-    scale = max(needed_scale(item, media.size, out.shape[2]) for item in draws)
+    # With several views a rank may hold only some of them, and the decoded size may not depend on which.
+    alone = source.config.views == 1
+    scale = max(needed_scale(item, media.size, out.shape[2]) for item in draws) if alone else 1.0
     frames = media.frames(wanted, scale)
     for item, pixels in zip(draws, out, strict=True):
         apply_draw(frames, item, pixels)

@@ -51,8 +51,12 @@ def serve(connection: socket.socket, note: Any, items: Any, refused: Mapping[str
         while task := connection.recv(TASK_BYTES):
             number, index, newly_refused = pickle.loads(task)
             current_file.refuse(newly_refused)
-            handover.send(connection, number, _item(items, index))
+            item = _item(items, index)
+            # What follows is no file's fault.
             current_file.finished()
+            handover.send(connection, number, item)
+            # Its memory is free for the next one.
+            del item
 
 
 def _item(items: Any, index: int) -> Any:
@@ -75,6 +79,7 @@ def _prepare(note: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     buffers.share()
+    handover.raise_open_files()
     current_file.watch(note)
     limit_memory()
 

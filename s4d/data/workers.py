@@ -13,6 +13,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 import time
 import types
 import weakref
@@ -37,6 +38,9 @@ SECONDS_PER_FILE = 30.0
 POLL_SECONDS = 0.25
 END_SECONDS = 5.0
 TRIES = 2
+
+# Two pools may start processes at the same time, each from a thread of its own.
+_entry_lock = threading.Lock()
 
 Item = TypeVar("Item", covariant=True)
 Value = TypeVar("Value")
@@ -104,6 +108,7 @@ class _Pool:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["s4d.data.worker_server"])
         self.workers = [_Worker() for _ in range(workers)]
+        handover.raise_open_files()
         self.answers: dict[int, Any] = {}
         self.submitted = 0
         self.losses: Counter[tuple[int, str]] = Counter()
@@ -207,9 +212,10 @@ def _reason(status: int | None) -> str:
 @contextmanager
 def _without_entry_script() -> Iterator[None]:
     """Keep new processes from importing the program's entry script, and with it everything that training needs."""
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
+    with _entry_lock:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script

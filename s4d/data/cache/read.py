@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from s4d.data import current_file
 from s4d.data.cache.index import DONE, TABLE, Index, read_index
 from s4d.data.cache.layout import Medium, Record
 from s4d.data.cache.mapped import CachedFrames, mapped_shard
@@ -27,6 +28,8 @@ class CachedRows:
 
     def open(self, row: int) -> CachedFrames:
         """Frames of a row; DataError for a medium that was unreadable when the cache was made."""
+        # A cache is no medium: what happens from here on is not the fault of the file read before.
+        current_file.finished()
         index, number = _index(self.folder, self.id), self.records[row]
         if number in index.problems:
             raise DataError(f"{index.problems[number]} (left out of the cache {self.folder})")

@@ -94,3 +94,11 @@ def test_few_buffers_are_kept_and_sizes_may_vary(ends: Ends) -> None:
     large = buffers.pixel_buffer((1 << 20,))
     assert buffers.buffer_of(large) is kept()[-1]
     assert len(kept()) == buffers.KEPT
+
+
+def test_a_larger_buffer_serves_a_smaller_tensor(ends: Ends) -> None:
+    passed_on(torch.arange(1 << 16), ends)
+    assert kept()[0].is_free
+    smaller = torch.arange(50_000)
+    assert torch.equal(passed_on(smaller, ends), smaller)
+    assert len(kept()) == 1

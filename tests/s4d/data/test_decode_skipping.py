@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from s4d.data import decode_video
-from s4d.data.decode_video import VideoFile, open_video
+from s4d.data.decode_video import VideoFile, forget_videos, open_video
 from s4d.errors import DataError
 
 FRAMES = 48
@@ -77,7 +77,7 @@ def test_wanted_frames_are_those_of_a_full_decode(
     choices += [rng.choice(FRAMES, size=int(rng.integers(1, 9)), replace=False).tolist() for _ in range(20)]
     for number, wanted in enumerate(choices):
         if number % 2:
-            open_video.cache_clear()
+            forget_videos()
         found = open_video(path).frames(wanted)
         assert found.keys() == set(wanted)
         assert all(np.array_equal(found[index], expected[index]) for index in wanted)
@@ -142,7 +142,7 @@ def test_the_first_visit_opens_the_file_once(tmp_path: Path, monkeypatch: pytest
     media.frames([6])
     assert len(opened) == 2
     monkeypatch.setattr(decode_video, "HELD_BYTES", 10)
-    open_video.cache_clear()
+    forget_videos()
     assert open_video(path).frames([7]).keys() == {7}
     assert len(opened) == 4
 
@@ -183,3 +183,13 @@ def test_pixels_are_not_copied(tmp_path: Path) -> None:
     frame = open_video(encode(tmp_path / "clip.mp4", "libx264", {})).frames([3])[3]
     assert (frame.shape, frame.strides[1:]) == ((48, 64, 3), (3, 1))
     assert not frame.flags.owndata
+
+
+def test_a_replaced_file_is_listed_again(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4", "libx264", {})
+    assert open_video(path).frame_count == FRAMES
+    encode(tmp_path / "longer.mp4", "libx264", {"g": "5"}).replace(path)
+    assert open_video(path).frames([FRAMES - 1]).keys() == {FRAMES - 1}
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"clip\.mp4"):
+        open_video(path)

@@ -187,7 +187,7 @@ def test_frames_without_times_are_counted_up_to_a_limit(
         container.mux(stream.encode())
     assert open_media(path, "video").frame_count == 4
     monkeypatch.setattr(media_limits, "MAX_FRAMES", 3)
-    decode_video.open_video.cache_clear()
+    decode_video.forget_videos()
     with pytest.raises(DataError, match="4 frames or more, at most 3"):
         open_media(path, "video")
 

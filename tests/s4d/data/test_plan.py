@@ -119,6 +119,10 @@ def test_weighted_sampling_follows_class_counts(
     shares = [drawn[label] / (400 * 41) for label in range(3)]
     # 16400 draws: standard deviation at most 0.004.
     assert shares == pytest.approx(expected, abs=0.02)
+    # A sample drawn again is another view: its crop, mask and noise differ from those of the first.
+    seen = all_views(plan, range(plan.steps_per_epoch))[0]
+    assert len({(view.row, view.epoch) for view in seen}) < len(seen)
+    assert len({(view.row, view.epoch, view.view) for view in seen}) == len(seen)
 
 
 @pytest.mark.parametrize(
