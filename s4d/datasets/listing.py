@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 NAMED = 3
 IDENTITIES = "identities.csv"
+# What the column of the samples may be called in it.
+SAMPLE_NAMES = ("sample", "sample_id", "path")
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
@@ -226,18 +228,25 @@ def refuse_missing(path: Path, missing: Sequence[tuple[int, str]], total: int, f
 
 
 def read_identities(root: Path) -> dict[str, str]:
-    """Identity of each sample id or path, from an optional `identities.csv` in or beside the dataset's folder."""
-    for path in (root / IDENTITIES, root.parent / IDENTITIES):
-        if path.is_file():
-            try:
-                rows = [cells for cells in csv.reader(read_lines(path)) if cells]
-            except csv.Error as error:
-                raise DataError(f"{path}: not a readable csv file: {error}") from error
-            for number, cells in enumerate(rows, start=1):
-                if len(cells) != 2:
-                    raise DataError(f"{place(path, number)}: expected 2 fields (sample, identity), got {len(cells)}")
-            return {cells[0].strip(): cells[1].strip() for cells in rows[1:]}
-    return {}
+    """Identity of each sample id or path, from an optional `identities.csv` in or beside the dataset's folder.
+
+    DataError for another header than that of a sample (under one of three names) and its identity, and for a sample of
+    two identities; an empty identity says nothing.
+    """
+    path = next((path for path in (root / IDENTITIES, root.parent / IDENTITIES) if path.is_file()), None)
+    if path is None:
+        return {}
+    people: dict[str, str] = {}
+    for line, row in read_table(path, required=("identity",), optional=SAMPLE_NAMES):
+        person = row.pop("identity")
+        if len(row) != 1:
+            raise DataError(f"{path}: line 1: expected one of the columns {', '.join(SAMPLE_NAMES)}, got {len(row)}")
+        ((field, sample),) = row.items()
+        if person and people.setdefault(sample, person) != person:
+            raise DataError(
+                f"{place(path, line, field)}: {sample!r} has two identities, {people[sample]!r} and {person!r}"
+            )
+    return people
 
 
 def identity_of(identities: dict[str, str], sample_id: str, path: str) -> str | None:
