@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 Reader = Callable[[Path, str, Request], list[ManifestRow]]
 
 # In order of precedence: whoever puts lists beside the images means the lists.
-FORMS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
+FORMS: tuple[tuple[str, Callable[[Path, int], bool], Reader], ...] = (
     ("lists of the S4D release", affectnet_lists.is_here, affectnet_lists.read),
-    ("training.csv and validation.csv", affectnet_csv.is_here, affectnet_csv.read),
-    ("train_set and val_set", affectnet_package.is_here, affectnet_package.read),
+    ("training.csv and validation.csv", lambda root, _: affectnet_csv.is_here(root), affectnet_csv.read),
+    ("train_set and val_set", lambda root, _: affectnet_package.is_here(root), affectnet_package.read),
 )
 
 
@@ -45,11 +45,12 @@ def _prepare(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
     request.refuse(dataset, "fold")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    found = [(name, read) for name, is_here, read in FORMS if is_here(root)]
+    classes = len(CLASS_NAMES[dataset])
+    found = [(name, read) for name, is_here, read in FORMS if is_here(root, classes)]
     if not found:
         raise DataError(
             f"{root}: nothing of AffectNet (looked for {', '.join(name for name, _, _ in FORMS)}; "
-            f"the lists are called {' and '.join(affectnet_lists.patterns(len(CLASS_NAMES[dataset])))})"
+            f"the lists are called {' and '.join(affectnet_lists.patterns(classes))})"
         )
     name, read = found[0]
     if len(found) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from s4d.data.manifest import ManifestRow
@@ -26,6 +27,7 @@ from s4d.datasets.tree import MediaFolder, media_folder
 from s4d.errors import DataError
 
 MEDIA = (".", "Manually_Annotated_Images")
+COUNT = re.compile(r"affectnet[-_]?([78])(?!\d)")
 
 
 def patterns(classes: int) -> tuple[str, str]:
@@ -33,9 +35,9 @@ def patterns(classes: int) -> tuple[str, str]:
     return f"train_affectnet{classes}*.txt", "test_*.txt"
 
 
-def is_here(root: Path) -> bool:
-    """Whether one of the lists lies in `root`."""
-    return any(next(root.glob(pattern), None) for classes in (7, 8) for pattern in patterns(classes))
+def is_here(root: Path, classes: int) -> bool:
+    """Whether the train list of so many classes lies in `root`."""
+    return next(root.glob(patterns(classes)[0]), None) is not None
 
 
 def read(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
@@ -43,9 +45,12 @@ def read(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
     classes = CLASS_NAMES[dataset]
     files = []
     for split, pattern in zip(("train", "test"), patterns(len(classes)), strict=True):
-        lists = sorted(root.glob(pattern))
+        fitting = sorted(root.glob(pattern))
+        others = [path.name for path in fitting if _is_of_other(path.name, len(classes))]
+        lists = [path for path in fitting if path.name not in others]
         if not lists:
-            raise DataError(f"{root}: no list {pattern}")
+            beside = f" of {len(classes)} classes (only {', '.join(others)})" if others else ""
+            raise DataError(f"{root}: no list {pattern}{beside}")
         if len(lists) > 1:
             raise DataError(f"{root}: {len(lists)} lists fit {pattern}: {', '.join(path.name for path in lists)}")
         files.append(_read_list(lists[0], split, classes))
@@ -53,6 +58,12 @@ def read(root: Path, dataset: str, request: Request) -> list[ManifestRow]:
     refuse_overlap(train, test)
     identities = read_identities(root)
     return [row for file in files for row in _rows(root, dataset, file, request, identities)]
+
+
+def _is_of_other(name: str, classes: int) -> bool:
+    """Whether a list is called by the other number of classes: seven and eight may lie in one folder."""
+    counts = COUNT.findall(name.lower())
+    return bool(counts) and str(classes) not in counts
 
 
 def _read_list(path: Path, split: str, classes: tuple[str, ...]) -> LabelFile:

@@ -131,6 +131,17 @@ def test_lists_come_before_other_forms(prepared: Callable[..., Manifest], caplog
     assert "read the lists of the S4D release" in caplog.text
 
 
+def test_lists_of_seven_classes_do_not_stand_for_eight(prepared: Callable[..., Manifest], tmp_path: Path) -> None:
+    root = tmp_path / "csv"
+    assert len(prepared("csv", "affectnet8", affectnet_lists(7)).rows) == 24
+    affectnet_lists(8)(root)
+    assert len(prepare_manifest("affectnet8", root, tmp_path / "out.csv").rows) == 17
+    assert len(prepare_manifest("affectnet", root, tmp_path / "out.csv").rows) == 15
+    (root / "test_affectnet8.txt").unlink()
+    with pytest.raises(DataError, match=r"no list test_\*.txt of 8 classes \(only test_affectnet7.txt\)"):
+        prepare_manifest("affectnet8", root, tmp_path / "out.csv")
+
+
 def lines_of(root: Path, name: str, row: str) -> None:
     put(root / name, f"{AFFECTNET_HEADER}\n{row}\n")
 
