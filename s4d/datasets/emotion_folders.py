@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s4d.datasets.labels import canonical
-from s4d.datasets.tree import MediaFolder, tell_others
+from s4d.datasets.tree import MediaFolder, chosen_folder, tell_others
 from s4d.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -27,9 +27,7 @@ class Found:
 def base_of(root: Path, names: Sequence[str], chosen: str | None) -> str:
     """The folder, from the root, that holds the split folders: `chosen` (--media), the root or one of `names`."""
     if chosen is not None:
-        if not (root / chosen).is_dir():
-            raise DataError(f"--media {chosen}: {root} has no such folder")
-        return chosen
+        return "/".join(chosen_folder(root, chosen).relative_to(root).parts)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     inner = next((name for name in names if (root / name).is_dir()), "")

@@ -31,7 +31,7 @@ from s4d.datasets.listing import (
     refuse_missing,
 )
 from s4d.datasets.request import Request
-from s4d.datasets.tree import MediaFolder
+from s4d.datasets.tree import MediaFolder, chosen_folder
 from s4d.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ def image_name(path: Path, line: int, row: dict[str, str]) -> str:
 def _media(root: Path, request: Request) -> str:
     """The folder, from the root, that holds the folders of exported images."""
     folders = [folder for _, folder in PARTS.values()]
-    for base in MEDIA if request.media is None else (request.media,):
+    chosen = None if request.media is None else "/".join(chosen_folder(root, request.media).relative_to(root).parts)
+    for base in MEDIA if chosen is None else (chosen,):
         if all((root / base / folder).is_dir() for folder in folders):
             return base
     pixels = next((name for name in PIXELS if (root / name).is_file()), None)

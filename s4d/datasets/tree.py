@@ -147,6 +147,13 @@ class MediaFolder:
         return stems
 
 
+def chosen_folder(root: Path, chosen: str) -> Path:
+    """The folder that --media names; UsageError for one that does not exist or does not lie below `root`."""
+    if ".." in Path(chosen).parts or not (root / chosen).is_dir() or Path(chosen).is_absolute():
+        raise UsageError(f"--media {chosen}: no such folder below {root}")
+    return root / chosen
+
+
 def media_folder(root: Path, candidates: Sequence[str], chosen: str | None, what: str) -> Path:
     """The folder of the media below `root`: `chosen` (--media), or the only one of `candidates` that exists.
 
@@ -154,9 +161,7 @@ def media_folder(root: Path, candidates: Sequence[str], chosen: str | None, what
     one wins: archives unpack into a folder of their own name, and crops are put beside the frames they come from.
     """
     if chosen is not None:
-        if ".." in Path(chosen).parts or not (root / chosen).is_dir() or Path(chosen).is_absolute():
-            raise UsageError(f"--media {chosen}: no such folder below {root}")
-        return root / chosen
+        return chosen_folder(root, chosen)
     found = [name for name in candidates if (root / name).is_dir()]
     if not found:
         raise DataError(f"{root}: no {what} (looked for {', '.join(candidates)}; --media FOLDER names another)")

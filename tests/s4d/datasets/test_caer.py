@@ -12,7 +12,7 @@ from trees_static import caer, caer_s
 
 from s4d.data.manifest_io import prepare_manifest
 from s4d.datasets import CLASS_NAMES
-from s4d.errors import DataError
+from s4d.errors import DataError, UsageError
 
 
 def test_caer(tmp_path: Path) -> None:
@@ -112,5 +112,9 @@ def test_media_names_the_folder_of_the_parts(tmp_path: Path) -> None:
     caer_s(tmp_path / "a/b")
     rows = prepare_manifest("caer_s", tmp_path, tmp_path / "out.csv", media="a/b").rows
     assert (rows[0].sample_id, rows[0].path) == ("train/Anger/0001", "a/b/train/Anger/0001.png")
-    with pytest.raises(DataError, match=r"--media c: .* has no such folder"):
-        prepare_manifest("caer_s", tmp_path, tmp_path / "out.csv", media="c")
+    assert prepare_manifest("caer_s", tmp_path / "a/b", tmp_path / "out.csv", media=".").rows[0].path == (
+        "train/Anger/0001.png"
+    )
+    for wrong in ("c", "../a/b", str(tmp_path / "a/b")):
+        with pytest.raises(UsageError, match=r"--media .*: no such folder below"):
+            prepare_manifest("caer_s", tmp_path / "a", tmp_path / "out.csv", media=wrong)

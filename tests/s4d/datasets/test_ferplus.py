@@ -18,7 +18,7 @@ from s4d.data.manifest_io import Manifest, prepare_manifest
 from s4d.datasets import CLASS_NAMES
 from s4d.datasets.ferplus_pixels import unpack
 from s4d.datasets.published import PUBLISHED
-from s4d.errors import DataError
+from s4d.errors import DataError, UsageError
 
 CLASSES = CLASS_NAMES["ferplus"]
 
@@ -37,6 +37,16 @@ def test_the_majority_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     # 6 and 3 of 10 votes; the single one for "unknown" is dropped.
     assert dict(first.distribution or ()) == pytest.approx(dict(zip(CLASSES, (2 / 3, 1 / 3, *(0.0,) * 6), strict=True)))
     assert "fer2013new.csv: left out: 6 without a majority, 3 without an image" in caplog.text
+
+
+def test_media_is_a_folder_below_the_root(tmp_path: Path) -> None:
+    ferplus("mine")(tmp_path / "data")
+    root, out = tmp_path / "data", tmp_path / "out.parquet"
+    rows = prepare_manifest("ferplus", root, out, media="./mine/").rows
+    assert rows[0].path == "mine/FER2013Train/fer0000000.png"
+    for wrong in ("../data/mine", str(root / "mine"), "gone"):
+        with pytest.raises(UsageError, match=r"--media .*: no such folder below"):
+            prepare_manifest("ferplus", root, out, media=wrong)
 
 
 def test_every_image_with_a_vote(tmp_path: Path) -> None:
