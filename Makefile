@@ -75,10 +75,10 @@ SLICE_SECONDS ?= 0
 test-deep: env ## long checks; SLICE=2/7 runs the second of seven parts
 	PYTHONPATH=tests $(PYTEST) -n 2 -p deep_slice -m deep --timeout 900 --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS)
 
-SCORE_SECONDS ?= 600
-SCORE_OPTIONS ?=
-scorecard: env ## count the promises about bad input further towards their goals; totals to commit in benchmarks/scorecard
-	OMP_NUM_THREADS=1 $(PY) tests/fuzz/scorecard.py --seconds $(SCORE_SECONDS) $(SCORE_OPTIONS)
+MINUTES ?= 10
+ROWS ?=
+scorecard: env ## count the promises about faults and bad input on towards their targets: MINUTES=30 ROWS="R1 R23"
+	OMP_NUM_THREADS=1 $(PY) tests/scorecard/scorecard.py --minutes $(MINUTES) $(if $(ROWS),--rows $(ROWS))
 
 # ---- measurements ----
 

@@ -1,10 +1,10 @@
-"""The scorecard: promises about bad input, each counted over many numbered cases, over as many runs as it takes.
+"""The scorecard: what is promised of faults, resumption and bad input, counted over numbered cases and many runs.
 
-    python tests/fuzz/scorecard.py --seconds 600          go on where the last run ended, print the table
-    python tests/fuzz/scorecard.py --replay R23 1234      one case here, with its traceback
+    python tests/scorecard/scorecard.py --minutes 10            go on where the last run ended, print the table
+    python tests/scorecard/scorecard.py --replay R23 1234       one case here, with its traceback
 
-Cases run in a child process that is killed when one takes too long; row and number say all about a case. Totals are in
-benchmarks/scorecard/scorecard.json, to be committed.
+Cases run in a child process that is killed, with all it started, when one takes too long; row and number say all about
+a case. Totals are in benchmarks/results/cpu/scorecard.json, to be committed.
 """
 
 from __future__ import annotations
@@ -16,40 +16,23 @@ import selectors
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import families
+from rows import BY_NAME, ROWS, TESTS, Row
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-RESULTS = ROOT / "benchmarks/scorecard/scorecard.json"
+RESULTS = ROOT / "benchmarks/results/cpu/scorecard.json"
 WORK = ROOT / "runs/scorecard"
-HANG_SECONDS = 10.0
 START_SECONDS = 120.0
 CASES_PER_CHILD = 500
 NAMED = 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One promise: the module with its cases, how many make it whole, the share of them that may fail."""
-
-    name: str
-    goal: str
-    module: str
-    target: int
-    may_fail: float = 0.0
-
-
-ROWS = (
-    Row(name="R23", goal="damaged media: pixels or one line", module="fuzz_media", target=20_000),
-    Row(name="R24", goal="cut media: found without a hash", module="fuzz_truncation", target=2_000, may_fail=0.01),
-    Row(name="R25", goal="other files under a medium's name: refused", module="fuzz_confusion", target=67),
-    Row(name="R26", goal="damaged label files, manifests, configs", module="fuzz_text", target=10_000),
-)
 
 
 def run_cases(row: Row, cases: Sequence[int], folder: Path, seconds: float) -> Iterator[dict[str, Any]]:
@@ -73,8 +56,17 @@ class _Child:
     """A process that runs a batch of cases; `failure` says why it did not come to the end of them."""
 
     def __init__(self, row: Row, cases: Sequence[int], folder: Path, seconds: float) -> None:
-        command = [sys.executable, str(HERE / "fuzz_child.py"), row.module, str(folder), str(seconds)]
-        self.process = subprocess.Popen([*command, *map(str, cases)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        traits = ",".join(["small"] * row.small + ["measured"] * (row.measure is not None))
+        source = [str(TESTS / row.folder), row.module, traits or "none"]
+        command = [sys.executable, str(HERE / "case_child.py"), *source, str(folder), str(seconds)]
+        self.row = row
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [*command, *map(str, cases)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=families.inner(self.mark),
+        )
         self.waiting_for = len(cases)
         self.failure = ""
 
@@ -83,6 +75,7 @@ class _Child:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
+        families.end(self.mark)
         self.process.communicate()
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -94,7 +87,7 @@ class _Child:
         with selectors.DefaultSelector() as selector:
             selector.register(stream, selectors.EVENT_READ)
             while selector.select(limit):
-                limit = HANG_SECONDS
+                limit = self.row.case_seconds
                 piece = stream.read1(1 << 16)  # type: ignore[attr-defined]
                 if not piece:
                     self._note_end()
@@ -126,7 +119,7 @@ def advance(row: Row, known: dict[str, Any], work: Path, seconds: float, limit: 
     """Run further cases of a row and return its new totals; failures are also written to a file in `work`."""
     cases = range(known["done"], min(row.target, known["done"] + limit))
     outcomes = Counter(known["outcomes"])
-    failed = list(known["failed"])
+    failed, values = list(known["failed"]), list(known.get("values", []))
     done = failures = 0
     work.mkdir(parents=True, exist_ok=True)
     with (work / f"{row.name}.jsonl").open("a", encoding="utf-8") as log:
@@ -138,10 +131,13 @@ def advance(row: Row, known: dict[str, Any], work: Path, seconds: float, limit: 
                 log.write(json.dumps(line) + "\n")
             else:
                 outcomes[line["outcome"]] += 1
+                values += [line["value"]] if "value" in line else []
     if not done:
         return known
+    measured = {"values": values, "unit": row.measure.unit, "limit": row.measure.limit} if row.measure else {}
     return {
         **known,
+        **measured,
         "goal": row.goal,
         "done": known["done"] + done,
         "failures": known["failures"] + failures,
@@ -156,53 +152,69 @@ def _commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "s4d", "tests/fuzz")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "s4d", "engine", "kernels", "tests")
     return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
 
 
+def value_of(row: Row, known: dict[str, Any]) -> float | None:
+    """What a row measured over its cases so far."""
+    values = known.get("values", [])
+    return row.measure.reduce(values) if row.measure is not None and values else None
+
+
 def state_of(row: Row, known: dict[str, Any]) -> str:
-    """`pass` when whole and within what may fail, `fail` when beyond that, otherwise `open`."""
-    if known["failures"] > row.may_fail * (known["done"] if row.may_fail else 0):
+    """`pass` when whole and within its limits, `fail` when beyond them, otherwise `open`."""
+    value = value_of(row, known)
+    too_many = known["failures"] > row.may_fail * (known["done"] if row.may_fail else 0)
+    if too_many or (row.measure is not None and value is not None and not value <= row.measure.limit):
         return "fail"
     return "pass" if known["done"] >= row.target else "open"
 
 
 def print_table(rows: Sequence[Row], totals: dict[str, Any]) -> bool:
     """Print a line for each row; returns whether none fails."""
-    print(f"{'row':<5}{'goal':<46}{'done':>15}{'failures':>10}  state")
+    print(f"{'row':<5}{'goal':<46}{'done':>15}{'failures':>10}  {'measured':<26}state")
     states = []
     for row in rows:
         known = totals_of(row, totals)
         states.append(state_of(row, known))
-        done = f"{known['done']}/{row.target}"
-        print(f"{row.name:<5}{row.goal:<46}{done:>15}{known['failures']:>10}  {states[-1]}")
+        done, value = f"{known['done']}/{row.target}", value_of(row, known)
+        measured = (
+            "" if row.measure is None or value is None else f"{value:.3g} of {row.measure.limit:g} {row.measure.unit}"
+        )
+        print(f"{row.name:<5}{row.goal:<46}{done:>15}{known['failures']:>10}  {measured:<26}{states[-1]}")
         for line in known["failed"][:NAMED] if states[-1] == "fail" else ():
             print(f"      case {line['case']}: {line['failure']}")
     return "fail" not in states
 
 
+def replay(row: Row, case: int, work: Path) -> None:
+    """Run one case in this process and print its outcome."""
+    sys.path.insert(0, str(TESTS / row.folder))
+    module, folder = importlib.import_module(row.module), work / "replay"
+    folder.mkdir(parents=True, exist_ok=True)
+    module.prepare(folder)
+    print(module.run(case, folder))
+
+
 def main() -> int:
     """Command line; status 1 where a row fails."""
+    names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600, help="time for all rows together")
-    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
+    parser.add_argument("--minutes", type=float, default=10, help="time for all rows together")
+    parser.add_argument("--rows", nargs="+", choices=names, default=names)
     parser.add_argument("--cases", type=int, default=sys.maxsize, help="at most so many of each row in this run")
     parser.add_argument("--again", action="store_true", help="forget the totals of these rows")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=WORK, help="folder for files of the cases")
     parser.add_argument("--replay", nargs=2, metavar=("ROW", "CASE"), help="run one case in this process")
     options = parser.parse_args()
-    by_name = {row.name: row for row in ROWS}
     if options.replay:
-        row = by_name[options.replay[0]]
-        module, folder = importlib.import_module(row.module), options.work / "replay"
-        folder.mkdir(parents=True, exist_ok=True)
-        module.prepare(folder)
-        print(module.run(int(options.replay[1]), folder))
+        replay(BY_NAME[options.replay[0]], int(options.replay[1]), options.work)
         return 0
-    rows = [by_name[name] for name in options.rows]
+    rows = [BY_NAME[name] for name in options.rows]
     totals = json.loads(options.results.read_text()) if options.results.exists() else {}
-    end = time.monotonic() + options.seconds
+    end = time.monotonic() + options.minutes * 60
     for place, row in enumerate(rows):
         known = totals_of(row, {} if options.again else totals)
         share = (end - time.monotonic()) / (len(rows) - place)

@@ -1,6 +1,6 @@
-"""Runs cases of one kind one after another and writes a line of JSON about each; may die or hang at any of them.
+"""Runs cases of one row one after another and writes a line of JSON about each; may die or hang at any of them.
 
-python fuzz_child.py <module> <folder> <seconds> <case> ...
+python case_child.py <folder of the module> <module> <small, measured> <folder> <seconds> <case> ...
 """
 
 from __future__ import annotations
@@ -24,32 +24,38 @@ GROWTH_BYTES = MEMORY_BYTES + (64 << 20)
 def main() -> None:
     """Run the cases until they or the seconds are over."""
     began = time.monotonic()
-    module = importlib.import_module(sys.argv[1])
-    folder, seconds = Path(sys.argv[2]), float(sys.argv[3])
+    source, name, traits, work, seconds, *cases = sys.argv[1:]
+    sys.path.insert(0, source)
+    module = importlib.import_module(name)
+    folder, small, measured = Path(work), "small" in traits, "measured" in traits
     # Lines go to the standard output that was; whatever libraries print goes nowhere.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     logging.disable()
     folder.mkdir(parents=True, exist_ok=True)
     module.prepare(folder)
-    limit_memory()
-    small = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    if small:
+        limit_memory()
+    at_first = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     print(json.dumps({"ready": True}), file=out, flush=True)
-    for text in sys.argv[4:]:
-        if time.monotonic() - began > seconds:
+    for text in cases:
+        if time.monotonic() - began > float(seconds):
             return
         number = int(text)
         line: dict[str, object] = {"case": number}
         try:
-            line["outcome"] = module.run(number, folder)
+            found = module.run(number, folder)
+            line["outcome"] = found[0] if measured else found
+            if measured:
+                line["value"] = found[1]
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             line["failure"] = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - small
-        if growth > GROWTH_BYTES:
+        growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - at_first
+        if small and growth > GROWTH_BYTES:
             line["failure"] = f"grew by {growth >> 20} MiB"
         print(json.dumps(line), file=out, flush=True)
-        if growth > GROWTH_BYTES:
+        if small and growth > GROWTH_BYTES:
             return
 
 

@@ -1,0 +1,89 @@
+"""The promises that are counted: one row each, with the module whose cases are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+# A measured row keeps all its values to be judged again; rows with more cases than this must not measure.
+MEASURED = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """What the cases of a row measure besides passing: how their values become one, and what it may be at most."""
+
+    reduce: Callable[[Sequence[float]], float]
+    limit: float
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One promise.
+
+    `module` in `folder` has `prepare(folder)`, called once in each process, and `run(number, folder)`, which tries the
+    case of that number and returns its outcome in a word or two, with the value it measured if the row has a measure;
+    an exception is a failure of the promise. A case must leave nothing behind: no process, no file outside `folder`.
+    """
+
+    name: str
+    goal: str
+    module: str
+    target: int
+    folder: str = "fuzz"
+    # Share of the cases that may fail.
+    may_fail: float = 0.0
+    measure: Measure | None = None
+    # A case that says nothing for so long hangs.
+    case_seconds: float = 10.0
+    # Cases may not grow the process that reads untrusted files beyond what a decoding process may have.
+    small: bool = False
+    # Cases tried by `make test`, and by one test of `make test-deep`.
+    quick: int = 0
+    deep: int = 0
+
+    def __post_init__(self) -> None:
+        if self.measure is not None and self.target > MEASURED:
+            raise ValueError(f"{self.name}: a measured row has at most {MEASURED} cases")
+
+
+ROWS = (
+    Row(
+        name="R23",
+        goal="damaged media: pixels or one line",
+        module="fuzz_media",
+        target=20_000,
+        small=True,
+        quick=800,
+    ),
+    Row(
+        name="R24",
+        goal="cut media: found without a hash",
+        module="fuzz_truncation",
+        target=2_000,
+        may_fail=0.01,
+        small=True,
+        quick=240,
+    ),
+    Row(
+        name="R25",
+        goal="other files under a medium's name: refused",
+        module="fuzz_confusion",
+        target=67,
+        small=True,
+        quick=67,
+    ),
+    Row(
+        name="R26",
+        goal="damaged label files, manifests, configs",
+        module="fuzz_text",
+        target=10_000,
+        small=True,
+        quick=300,
+    ),
+)
+
+BY_NAME = {row.name: row for row in ROWS}
