@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from s4d.config import Config
 from s4d.data.plan import SamplePlan
-from s4d.data.trial import Trial, try_backend
+from s4d.data.trial import Trial
+from s4d.data.trial_process import try_apart
 from s4d.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def require(config: Config, plan: SamplePlan, rank: int, device: torch.device) -
         raise UsageError(
             f"{FIELD}: {backend} decodes files, but source {cached} has a cache of decoded frames; use pyav"
         )
-    reason = try_backend(backend, config, plan, rank, device, FEW).refusal
+    reason = try_apart(backend, config, plan, rank, device, FEW).refusal
     if reason:
         raise UsageError(f"{FIELD}: {backend}: {reason}")
 
@@ -59,9 +60,10 @@ def _cached(plan: SamplePlan) -> str | None:
 def _trial(backend: str, config: Config, plan: SamplePlan, device: torch.device) -> Trial:
     """A trial that no error ends: the other ranks wait for its outcome, and training tells of it again."""
     try:
-        return try_backend(backend, config, plan, 0, device)
+        return try_apart(backend, config, plan, 0, device)
     except Exception as error:
-        return Trial(backend=backend, refusal=str(error) or type(error).__name__)
+        lines = str(error).splitlines() or [type(error).__name__]
+        return Trial(backend=backend, refusal=lines[-1])
 
 
 def fastest(trials: list[Trial]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from s4d.config import Config
+from s4d.data import current_file
 from s4d.data.micro_batches import BatchLayout, Planned
 from s4d.data.plan import SamplePlan
 from s4d.data.reading import TrainReader
@@ -90,6 +91,7 @@ def _try_pyav(config: Config, plan: SamplePlan, planned: Planned, device: torch.
     for _ in range(2):
         begin = time.perf_counter()
         layout.read(planned, {modality: tensor.numpy() for modality, tensor in room.items()}, reader)
+        current_file.finished()
         for tensor in room.values():
             tensor.to(device)
         seconds = time.perf_counter() - begin
@@ -108,6 +110,7 @@ def _try_dali(config: Config, plan: SamplePlan, planned: Planned, device: torch.
         for _ in range(2):
             begin = time.perf_counter()
             found = drafts.collect(planned, {})
+            current_file.finished()
             middle = time.perf_counter()
             problems = decoder.fill(found.files, found.encoded, _room(found.shapes, device))
             read, decode = middle - begin, time.perf_counter() - middle

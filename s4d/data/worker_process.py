@@ -44,7 +44,8 @@ class Broken:
 
 def serve(connection: socket.socket, note: Any, items: Any, refused: Mapping[str, str]) -> None:
     """Answer each task (number, index, newly refused files) with (number, item), until the other side closes."""
-    _prepare(note)
+    prepare(note)
+    limit_memory()
     current_file.refuse(refused)
     # A reset or broken connection is that of a killed training process.
     with suppress(ConnectionResetError, BrokenPipeError):
@@ -71,7 +72,8 @@ def _item(items: Any, index: int) -> Any:
         return Broken(traceback.format_exc())
 
 
-def _prepare(note: Any) -> None:
+def prepare(note: Any) -> None:
+    """Make this process one that outlasts signals, ends with its parent and notes in `note` what it is at work on."""
     # Ctrl-C and a launcher's SIGTERM reach all processes; the training process may still want a batch to end its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
@@ -81,7 +83,6 @@ def _prepare(note: Any) -> None:
     buffers.share()
     handover.raise_open_files()
     current_file.watch(note)
-    limit_memory()
 
 
 def _end_later(number: int, frame: object) -> None:

@@ -8,25 +8,20 @@ that has cost two processes is refused from then on with a DataError, so the dat
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import pickle
-import signal
 import socket
-import sys
-import threading
 import time
-import types
 import weakref
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
 from s4d.data import handover
+from s4d.data.clean_process import CONTEXT, END_SECONDS, how_it_ended, kill, start_process
 from s4d.data.current_file import NOTE_BYTES, read_note
-from s4d.data.memory_limit import MEMORY_BYTES
-from s4d.data.worker_process import OUT_OF_MEMORY, Broken, Failed, serve
+from s4d.data.worker_process import Broken, Failed, serve
 from s4d.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -36,11 +31,7 @@ PREFETCH = 3
 # be stopped or suspended together with its workers.
 SECONDS_PER_FILE = 30.0
 POLL_SECONDS = 0.25
-END_SECONDS = 5.0
 TRIES = 2
-
-# Two pools may start processes at the same time, each from a thread of its own.
-_entry_lock = threading.Lock()
 
 Item = TypeVar("Item", covariant=True)
 Value = TypeVar("Value")
@@ -92,9 +83,7 @@ class _Worker:
     def end(self) -> None:
         """Kill the process; nothing it does has to be finished."""
         if self.process is not None:
-            self.process.kill()
-            # One that waits for a broken disk cannot even be killed.
-            self.process.join(END_SECONDS)
+            kill(self.process)
             self.connection.close()
             self.process = None
 
@@ -105,8 +94,6 @@ class _Pool:
     def __init__(self, items: Any, indices: Sequence[int], workers: int) -> None:
         self.items = items
         self.indices = indices
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["s4d.data.worker_server"])
         self.workers = [_Worker() for _ in range(workers)]
         handover.raise_open_files()
         self.answers: dict[int, Any] = {}
@@ -143,13 +130,10 @@ class _Pool:
     def _start(self, worker: _Worker) -> None:
         """A new process for the tasks of a worker."""
         worker.connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        worker.note = self.context.RawArray("B", NOTE_BYTES)
+        worker.note = CONTEXT.RawArray("B", NOTE_BYTES)
         worker.noted, worker.seconds, worker.told = 0, 0.0, len(self.refused)
-        worker.process = self.context.Process(
-            target=serve, args=(other, worker.note, self.items, dict(self.refused)), daemon=True
-        )
-        with other, _without_entry_script():
-            worker.process.start()
+        with other:
+            worker.process = start_process(serve, other, worker.note, self.items, dict(self.refused))
         for place in worker.tasks:
             self._send(worker, place)
 
@@ -171,7 +155,7 @@ class _Pool:
                 answer = handover.receive(worker.connection)
                 if answer is None:
                     worker.process.join(END_SECONDS)
-                    self._replace(worker, _reason(worker.process.exitcode))
+                    self._replace(worker, how_it_ended(worker.process.exitcode))
                 else:
                     worker.tasks.remove(answer[0])
                     self.answers[answer[0]] = answer[1]
@@ -199,23 +183,3 @@ class _Pool:
         else:
             raise DataError(f"data.workers: a decoding process died (out of memory?): {what}: {reason}")
         self._start(worker)
-
-
-def _reason(status: int | None) -> str:
-    if status == OUT_OF_MEMORY:
-        return f"decoding needs more than {MEMORY_BYTES >> 20} MiB of memory"
-    if status is not None and status < 0:
-        return f"decoding ended the process ({signal.Signals(-status).name})"
-    return f"decoding ended the process (status {status})"
-
-
-@contextmanager
-def _without_entry_script() -> Iterator[None]:
-    """Keep new processes from importing the program's entry script, and with it everything that training needs."""
-    with _entry_lock:
-        script = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = script

@@ -28,7 +28,7 @@ def no_dali(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_on_a_cpu_is_pyav_without_a_trial(finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "try_backend", lambda *_: pytest.fail("tried a backend"))
+    monkeypatch.setattr(backends, "try_apart", lambda *_: pytest.fail("tried a backend"))
     config = finetune_config()
     assert config.data.backend == "auto"
     assert choose(config, build_plan(config, world_size=1), 0, CPU) == "pyav"
@@ -45,7 +45,7 @@ def test_a_named_backend_that_is_missing_is_refused(finetune_config: MakeConfig)
 def test_a_named_backend_that_decodes_none_of_the_files_is_refused(
     finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "try_backend", lambda *_: Trial(backend="dali", refusal="a.mp4: cannot decode"))
+    monkeypatch.setattr(backends, "try_apart", lambda *_: Trial(backend="dali", refusal="a.mp4: cannot decode"))
     config = finetune_config(data={"backend": "dali"})
     with pytest.raises(UsageError, match=r"^data\.backend: dali: a\.mp4: cannot decode$"):
         require(config, build_plan(config, world_size=1), 0, GPU)
@@ -55,7 +55,7 @@ def test_auto_on_a_gpu_takes_the_fastest_and_says_why(
     finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     figures = {"pyav": 120.4, "dali": 950.0}
-    monkeypatch.setattr(backends, "try_backend", lambda name, *_: Trial(backend=name, views_per_second=figures[name]))
+    monkeypatch.setattr(backends, "try_apart", lambda name, *_: Trial(backend=name, views_per_second=figures[name]))
     config = finetune_config()
     plan = build_plan(config, world_size=1)
     with caplog.at_level(logging.INFO):
@@ -80,7 +80,7 @@ def test_an_unreadable_file_does_not_end_a_trial_that_other_ranks_wait_for(
     def broken(name: str, *_: object) -> Trial:
         raise DataError("a.jpg: cannot decode")
 
-    monkeypatch.setattr(backends, "try_backend", broken)
+    monkeypatch.setattr(backends, "try_apart", broken)
     config = finetune_config()
     assert choose(config, build_plan(config, world_size=1), 0, GPU) == "pyav"
 
@@ -98,11 +98,11 @@ def test_other_ranks_take_what_the_first_has_chosen(
     monkeypatch.setattr(backends.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(backends.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(backends.dist, "broadcast_object_list", broadcast)
-    monkeypatch.setattr(backends, "try_backend", lambda name, *_: Trial(backend=name, views_per_second=len(name)))
+    monkeypatch.setattr(backends, "try_apart", lambda name, *_: Trial(backend=name, views_per_second=len(name)))
     config = finetune_config()
     plan = build_plan(config, world_size=2)
     assert choose(config, plan, 0, GPU) == "dali"
-    monkeypatch.setattr(backends, "try_backend", lambda *_: pytest.fail("tried a backend"))
+    monkeypatch.setattr(backends, "try_apart", lambda *_: pytest.fail("tried a backend"))
     assert choose(config, plan, 1, GPU) == "dali"
     assert told == [["pyav"], [""]]
 
