@@ -106,7 +106,12 @@ class DataConfig(Section):
         default="auto",
         description="what decodes training media (evaluation: pyav); auto: on a GPU the fastest on the run's own files",
     )
-    workers: int = Field(default=1, ge=0, description="decoding processes per rank; 0: decode in the training process")
+    workers: int = Field(
+        default=1,
+        ge=0,
+        description="decoding processes per rank; 0: decode in the training process, where a bad file has no limits of "
+        "time and memory",
+    )
     val_share: float = Field(
         default=0.0, ge=0, lt=1, description="share of the train split carved off by identity for selection"
     )

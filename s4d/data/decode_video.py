@@ -275,8 +275,14 @@ def _open_version(path: Path, size: int, modified: int) -> Media:
         return UntimedVideo(path, (context.width, context.height), frames)
 
 
-@lru_cache(maxsize=1024)
 def video_codec(path: Path) -> str:
     """Name of a video's codec, whatever its decoder is called; DataError as `open_video`."""
+    with reading(path):
+        found = path.stat()
+    return _codec_of_version(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _codec_of_version(path: Path, size: int, modified: int) -> str:
     with reading(path), _opened(path) as container:
         return container.streams.video[0].codec_context.codec.canonical_name

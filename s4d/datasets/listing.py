@@ -227,13 +227,18 @@ def refuse_missing(path: Path, missing: Sequence[tuple[int, str]], total: int, f
         raise DataError(f"{place(path, missing[0][0], field)}: {len(missing)} of {total} media do not exist: {names}")
 
 
+def find_identities(root: Path) -> Path | None:
+    """The `identities.csv` in or beside a dataset's folder, if there is one."""
+    return next((path for path in (root / IDENTITIES, root.parent / IDENTITIES) if path.is_file()), None)
+
+
 def read_identities(root: Path) -> dict[str, str]:
     """Identity of each sample id or path, from an optional `identities.csv` in or beside the dataset's folder.
 
     DataError for another header than that of a sample (under one of three names) and its identity, and for a sample of
     two identities; an empty identity says nothing.
     """
-    path = next((path for path in (root / IDENTITIES, root.parent / IDENTITIES) if path.is_file()), None)
+    path = find_identities(root)
     if path is None:
         return {}
     people: dict[str, str] = {}

@@ -13,7 +13,7 @@ from s4d.data.manifest_io import Manifest, read_manifest
 from s4d.data.scan.record import Probe
 from s4d.data.scan.run import Progress, media_of, probe_all
 from s4d.data.scan.scan_file import read_scan
-from s4d.data.validate import balance, counts, faces, files, frames, labels, leakage
+from s4d.data.validate import balance, counts, faces, files, frames, identities, labels, leakage
 from s4d.data.validate.findings import SEVERITIES, Finding, Findings
 from s4d.data.validate.subject import Reference, Subject
 from s4d.errors import DataError
@@ -33,6 +33,7 @@ CHECKS: tuple[Callable[[Subject], Iterable[Finding]], ...] = (
     leakage.check_same_content,
     leakage.check_same_picture,
     leakage.check_same_identity,
+    identities.check_identities,
     labels.check_label_order,
     frames.check_order,
     frames.check_stride,
