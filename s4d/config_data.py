@@ -102,9 +102,10 @@ class DataConfig(Section):
         default="natural", description="order of frame files in a folder"
     )
     on_error: Literal["error", "skip"] = "error"
-    backend: Literal["auto", "pyav", "dali"] = Field(
+    backend: Literal["auto", "pyav", "dali", "torchcodec"] = Field(
         default="auto",
-        description="what decodes training media (evaluation: pyav); auto: on a GPU the fastest on the run's own files",
+        description="what decodes training media (evaluation: pyav; torchcodec: videos alone); auto: pyav on a CPU, on "
+        "a GPU the fastest on the run's own files",
     )
     workers: int = Field(
         default=1,

@@ -15,7 +15,7 @@ from s4d.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("pyav", "dali")
+BACKENDS = ("pyav", "dali", "torchcodec")
 FIELD = "data.backend"
 FEW = 4
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -57,12 +58,17 @@ _listed = _Listed()
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video file whose packets have been listed: `times` are the sorted presentation times of its frames."""
+    """A video file whose packets have been listed: `times` are the sorted presentation times of its frames.
+
+    Times count ticks of `time_base` seconds; `stream` is the video's number among the streams of the file.
+    """
 
     path: Path
     size: tuple[int, int]
     times: tuple[int, ...]
     keyframes: tuple[int, ...]
+    stream: int
+    time_base: Fraction
 
     @property
     def frame_count(self) -> int:
@@ -233,7 +239,7 @@ def _timed(path: Path, container: InputContainer, entries: list[_Entry]) -> Vide
         return None
     keyframes = tuple(entry.time for entry in shown if entry.is_keyframe and entry.time is not None)
     size = (stream.codec_context.width, stream.codec_context.height)
-    return VideoFile(path, size, tuple(sorted(times)), keyframes)
+    return VideoFile(path, size, tuple(sorted(times)), keyframes, stream.index, stream.time_base or Fraction(1))
 
 
 def open_video(path: Path) -> Media:
@@ -241,6 +247,12 @@ def open_video(path: Path) -> Media:
     with reading(path):
         found = path.stat()
     return _open_version(path, found.st_size, found.st_mtime_ns)
+
+
+def let_go(path: Path) -> None:
+    """Close the file at `path` if it is held open for its first visit: something else is going to read it."""
+    if listed := _listed.take(path):
+        listed[0].close()
 
 
 def forget_videos() -> None:

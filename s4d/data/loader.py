@@ -12,7 +12,7 @@ import torch
 from s4d.config import Config
 from s4d.data.backends import FIELD, choose, require
 from s4d.data.batch import MODALITIES, PackedBatch
-from s4d.data.micro_batches import Built, MicroBatches
+from s4d.data.micro_batches import READERS, Built, MicroBatches
 from s4d.data.plan import SamplePlan, build_plan
 from s4d.data.reading import Skipped
 from s4d.data.trial import refusal
@@ -96,8 +96,9 @@ class TrainBatches:
         """Micro batches in order, decoded as the backend has it: in the worker processes, or by the GPU behind them."""
         if self._backend is None:
             self._backend = choose(self.config, self.plan, self.rank, self.device)
-        if self._backend == "pyav":
-            return in_order(MicroBatches(self.config, self.plan, self.rank), indices, self._workers)
+        if self._backend in READERS:
+            batches = MicroBatches(self.config, self.plan, self.rank, self._backend)
+            return in_order(batches, indices, self._workers)
         from s4d.data.dali.drafts import Drafts
         from s4d.data.dali.finish import DaliMicroBatches, Finisher, finished
 

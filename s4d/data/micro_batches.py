@@ -10,10 +10,14 @@ from torch import Tensor
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
 from s4d.data.buffers import pixel_buffer
+from s4d.data.decode_torchcodec import read_views as read_by_torchcodec
 from s4d.data.packing import Packer, StepInfo, View
 from s4d.data.plan import PlannedView, SamplePlan
-from s4d.data.reading import Skipped, TrainReader
+from s4d.data.reading import ReadSample, Skipped, TrainReader, read_views
 from s4d.data.sources import head_classes
+
+# The backends of `data.backend` that decode frame by frame where they are asked to, and how.
+READERS: dict[str, ReadSample] = {"pyav": read_views, "torchcodec": read_by_torchcodec}
 
 Built = tuple[PackedBatch, tuple[Skipped, ...]]
 Planned = list[list[PlannedView]]
@@ -73,11 +77,11 @@ class BatchLayout:
 
 
 class MicroBatches:
-    """Micro batches decoded by PyAV and Pillow; holds no state, so any process can build any one."""
+    """Micro batches decoded by one of `READERS`; holds no state, so any process can build any one."""
 
-    def __init__(self, config: Config, plan: SamplePlan, rank: int) -> None:
+    def __init__(self, config: Config, plan: SamplePlan, rank: int, backend: str = "pyav") -> None:
         self.layout = BatchLayout(config, plan, rank)
-        self.reader = TrainReader(config, plan)
+        self.reader = TrainReader(config, plan, READERS[backend])
 
     def __getitem__(self, index: int) -> Built:
         """The packed batch, and the files that could not be read for it."""

@@ -65,7 +65,13 @@ def read_views(
 
     Every wanted frame is decoded once. DataError names the file.
     """
-    media = open_sample(source, row, order)
+    return write_views(open_sample(source, row, order), source, out, draw)
+
+
+def write_views(
+    media: Media, source: Source, out: NDArray[np.uint8], draw: Callable[[Media], Sequence[SampleDraw]]
+) -> Sequence[SampleDraw]:
+    """`read_views` of an opened sample."""
     draws = draw(media)
     wanted = {index for item in draws for index in item.frame_indices}
     # With several views a rank may hold only some of them, and the decoded size may not depend on which.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from s4d.config import Config
-from s4d.data import current_file
-from s4d.data.micro_batches import BatchLayout, Planned
+from s4d.data import current_file, decode_torchcodec
+from s4d.data.micro_batches import READERS, BatchLayout, Planned
 from s4d.data.plan import SamplePlan
 from s4d.data.reading import TrainReader
 from s4d.errors import UsageError
@@ -42,6 +42,8 @@ def refusal(backend: str) -> str | None:
     """Why a backend cannot be used in this process whatever the files are; None where it can."""
     if backend == "pyav":
         return None
+    if backend == "torchcodec":
+        return decode_torchcodec.refusal()
     try:
         import nvidia.dali.fn  # noqa: F401
     except Exception as error:
@@ -62,9 +64,10 @@ def try_backend(
     if reason is not None:
         return Trial(backend=backend, refusal=reason)
     planned = _first(BatchLayout(config, plan, rank), samples)
-    measure = _try_pyav if backend == "pyav" else _try_dali
     try:
-        return measure(config, plan, planned, device)
+        if backend in READERS:
+            return _try_reader(backend, config, plan, planned, device)
+        return _try_dali(config, plan, planned, device)
     except UsageError as error:
         return Trial(backend=backend, refusal=str(error).removeprefix(f"data.backend: {backend}: "))
 
@@ -82,8 +85,8 @@ def _first(layout: BatchLayout, samples: int) -> Planned:
     return found
 
 
-def _try_pyav(config: Config, plan: SamplePlan, planned: Planned, device: torch.device) -> Trial:
-    reader = TrainReader(config, plan)
+def _try_reader(backend: str, config: Config, plan: SamplePlan, planned: Planned, device: torch.device) -> Trial:
+    reader = TrainReader(config, plan, READERS[backend])
     layout = BatchLayout(config, plan, 0)
     shapes = layout.shapes(planned, reader)
     room = _room(shapes, torch.device("cpu"))
@@ -95,7 +98,7 @@ def _try_pyav(config: Config, plan: SamplePlan, planned: Planned, device: torch.
         for tensor in room.values():
             tensor.to(device)
         seconds = time.perf_counter() - begin
-    return _trial("pyav", config, planned, seconds, 0.0)
+    return _trial(backend, config, planned, seconds, 0.0)
 
 
 def _try_dali(config: Config, plan: SamplePlan, planned: Planned, device: torch.device) -> Trial:

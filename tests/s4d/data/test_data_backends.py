@@ -54,14 +54,14 @@ def test_a_named_backend_that_decodes_none_of_the_files_is_refused(
 def test_auto_on_a_gpu_takes_the_fastest_and_says_why(
     finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    figures = {"pyav": 120.4, "dali": 950.0}
+    figures = {"pyav": 120.4, "dali": 950.0, "torchcodec": 80.0}
     monkeypatch.setattr(backends, "try_apart", lambda name, *_: Trial(backend=name, views_per_second=figures[name]))
     config = finetune_config()
     plan = build_plan(config, world_size=1)
     with caplog.at_level(logging.INFO):
         assert choose(config, plan, 0, GPU) == "dali"
     assert [record.getMessage() for record in caplog.records] == [
-        "data.backend: auto is dali (pyav 120 views/s; dali 950 views/s)"
+        "data.backend: auto is dali (pyav 120 views/s; dali 950 views/s; torchcodec 80 views/s)"
     ]
     figures["pyav"] = 2000.0
     assert choose(config, plan, 0, GPU) == "pyav"
@@ -104,7 +104,7 @@ def test_other_ranks_take_what_the_first_has_chosen(
     assert choose(config, plan, 0, GPU) == "dali"
     monkeypatch.setattr(backends, "try_apart", lambda *_: pytest.fail("tried a backend"))
     assert choose(config, plan, 1, GPU) == "dali"
-    assert told == [["pyav"], [""]]
+    assert told == [["torchcodec"], [""]]
 
 
 def test_a_continued_run_keeps_the_choice(finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

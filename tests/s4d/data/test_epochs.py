@@ -18,6 +18,7 @@ from s4d.config import Config
 from s4d.data.batch import PackedBatch
 from s4d.data.cache.recipe import CacheRecipe
 from s4d.data.cache.write import CacheOptions, write_cache
+from s4d.data.decode_torchcodec import refusal
 from s4d.data.loader import TrainBatches
 from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import Manifest, write_manifest
@@ -35,6 +36,7 @@ NEEDS_DALI = pytest.mark.skipif(
     importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None,
     reason="DALI is not installed: pip install 's4d[dali-cu13]'",
 )
+NEEDS_TORCHCODEC = pytest.mark.skipif(refusal() is not None, reason=f"torchcodec {refusal()}")
 
 
 class Staged(TrainBatches):
@@ -53,6 +55,7 @@ BACKENDS = [
     pytest.param("pyav", TrainBatches, id="pyav"),
     pytest.param("dali", TrainBatches, id="dali", marks=NEEDS_DALI),
     pytest.param("dali", Staged, id="dali-staged", marks=NEEDS_DALI),
+    pytest.param("torchcodec", TrainBatches, id="torchcodec", marks=NEEDS_TORCHCODEC),
     pytest.param("cache", TrainBatches, id="cache"),
 ]
 
