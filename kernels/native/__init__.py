@@ -12,7 +12,7 @@ from pathlib import Path
 LIBRARY_NAME = "libs4d_native.so"
 
 # Matches s4d_abi_version() of the sources beside this file.
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 
 def _library_path() -> Path | None:

@@ -26,6 +26,7 @@ class _Frames(ctypes.Structure):
         ("height", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("pitch", ctypes.c_int64),
+        ("step", ctypes.c_int64),
     ]
 
 
@@ -40,8 +41,9 @@ def crop_resize(
     """Write the part ``box`` of each frame (H, W, 3), resampled with antialiasing, to its output (S, S, 3).
 
     The result equals Pillow's ``Image.resize((S, S), filter, box=box)`` to the bit, mirrored with ``flip``. All frames
-    have one shape and one distance between lines, which may be longer than a line; ``box`` is left, top, right and
-    bottom in pixels. ValueError says what does not fit.
+    have one shape and one distance between lines, which may be longer than a line, and between pixels, of 3 or 4 bytes;
+    a byte that belongs to no pixel means nothing, and none is read behind the last pixel. ``box`` is left, top, right
+    and bottom in pixels. ValueError says what does not fit.
     """
     if len(frames) != len(outputs):
         raise ValueError(f"outputs: expected one for each of {len(frames)} frames, got {len(outputs)}")
@@ -53,13 +55,13 @@ def crop_resize(
     for frame in frames:
         if frame.dtype != np.uint8 or frame.shape != shape or shape[2:] != (3,) or frame.strides != strides:
             raise ValueError(f"frames: expected uint8 {shape} of strides {strides}, got {_text(frame)}")
-    if strides[1:] != (3, 1):
-        raise ValueError(f"frames: expected pixels side by side, got {_text(frames[0])}")
+    if strides[1:] not in ((3, 1), (4, 1)):
+        raise ValueError(f"frames: expected pixels 3 or 4 bytes apart, got {_text(frames[0])}")
     for out in outputs:
         if out.dtype != np.uint8 or out.shape != (size, size, 3) or not out.flags.carray:
             raise ValueError(f"outputs: expected dense writable uint8 ({size}, {size}, 3), got {_text(out)}")
     values = _addresses(frames)
-    record = _Frames(ctypes.addressof(values), len(frames), height, width, strides[0])
+    record = _Frames(ctypes.addressof(values), len(frames), height, width, strides[0], strides[1])
     function = library().s4d_crop_resize
     function.restype = ctypes.c_int64
     refused = function(

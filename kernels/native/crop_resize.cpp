@@ -183,15 +183,15 @@ S4D_INLINED void along_lines(const Axis& axis, const int32_t* columns, uint8_t* 
     }
 }
 
-// The pixels `begin` to `end` of kLines lines, one beside the other, each padded to four bytes.
-void gather_columns(const uint8_t* const* lines, int64_t begin, int64_t end, uint8_t* gathered) {
+// The pixels `begin` to `end` of kLines lines, one beside the other, each padded to four bytes by any fourth.
+void gather_columns(const uint8_t* const* lines, int64_t step, int64_t begin, int64_t end, uint8_t* gathered) {
     for (int64_t line = 0; line < kLines; ++line) {
-        const uint8_t* from = lines[line] + 3 * begin;
+        const uint8_t* from = lines[line] + step * begin;
         uint8_t* to = gathered + 4 * line;
         const int64_t last = end - begin - 1;
-        for (int64_t x = 0; x < last; ++x) std::memcpy(to + kColumn * x, from + 3 * x, 4);
+        for (int64_t x = 0; x < last; ++x) std::memcpy(to + kColumn * x, from + step * x, 4);
         // Memory may end with the last pixel.
-        std::memcpy(to + kColumn * last, from + 3 * last, 3);
+        std::memcpy(to + kColumn * last, from + step * last, 3);
     }
 }
 
@@ -246,22 +246,23 @@ S4D_PER_PROCESSOR void resample_along(const Axis& axis, const uint8_t* S4D_APART
     }
 }
 
-void copy_line(const uint8_t* in, uint8_t* out, int64_t pixels, bool flip) {
-    if (!flip) {
+void copy_line(const uint8_t* in, int64_t step, uint8_t* out, int64_t pixels, bool flip) {
+    if (!flip && step == 3) {
         std::memcpy(out, in, static_cast<std::size_t>(3 * pixels));
         return;
     }
     // Four bytes are one move; the next pixel replaces the one too many. Memory may end with the first and the last.
-    const int64_t last = pixels - 1;
-    std::memcpy(out, in + 3 * last, 3);
-    for (int64_t i = 1; i < last; ++i) std::memcpy(out + 3 * i, in + 3 * (last - i), 4);
-    std::memcpy(out + 3 * last, in, 3);
+    const int64_t last = pixels - 1, onward = flip ? -step : step;
+    const uint8_t* from = flip ? in + step * last : in;
+    std::memcpy(out, from, 3);
+    for (int64_t i = 1; i < last; ++i) std::memcpy(out + 3 * i, from + onward * i, 4);
+    std::memcpy(out + 3 * last, from + onward * last, 3);
 }
 
-// Lines of pixels in memory: number 0 of them starts at `first`.
+// Lines of pixels in memory: number 0 of them starts at `first`, and pixels lie `step` bytes apart.
 struct Lines {
     const uint8_t* first;
-    int64_t pitch;
+    int64_t pitch, step;
     const uint8_t* line(int64_t y) const { return first + y * pitch; }
 };
 
@@ -270,6 +271,7 @@ class Resampler {
   public:
     Resampler(const S4dFrames& frames, const float* box, S4dFilter filter, bool flip, int64_t size)
         : pitch_(frames.pitch),
+          step_(frames.step),
           across_(frames.width, box[0], box[2], size, filter),
           down_(frames.height, box[1], box[3], size, filter),
           flip_(flip),
@@ -289,20 +291,19 @@ class Resampler {
     };
 
     void write(const uint8_t* frame, uint8_t* out, Scratch& scratch) const {
-        const Lines whole{frame, pitch_};
+        const Lines whole{frame, pitch_, step_};
         uint8_t* lines = scratch.between.data();
         if (down_.copies) {
-            narrow({whole.line(down_.origin), pitch_}, 0, size(), out, scratch);
-        } else if (across_.copies && !flip_) {
+            narrow({whole.line(down_.origin), pitch_, step_}, 0, size(), out, scratch);
+        } else if (across_.copies && !flip_ && step_ == 3) {
             resample_across(down_, whole.line(down_.begin) + 3 * across_.origin, pitch_, out, 3 * size());
         } else if (height_first_) {
             const int64_t begin = across_.copies ? across_.origin : across_.begin;
-            const int64_t width = 3 * columns();
-            resample_across(down_, whole.line(down_.begin) + 3 * begin, pitch_, lines, width);
-            narrow({lines, width}, begin, size(), out, scratch);
+            resample_across(down_, whole.line(down_.begin) + step_ * begin, pitch_, lines, line_bytes());
+            narrow({lines, line_bytes(), step_}, begin, size(), out, scratch);
         } else {
             const int64_t height = down_.end - down_.begin;
-            narrow({whole.line(down_.begin), pitch_}, 0, height, lines, scratch);
+            narrow({whole.line(down_.begin), pitch_, step_}, 0, height, lines, scratch);
             resample_across(down_, lines, 3 * size(), out, 3 * size());
         }
     }
@@ -311,14 +312,18 @@ class Resampler {
     int64_t size() const { return across_.size; }
     // Pixels of a line that are needed.
     int64_t columns() const { return across_.copies ? size() : across_.end - across_.begin; }
-    int64_t between() const { return 3 * (height_first_ ? columns() * size() : (down_.end - down_.begin) * size()); }
+    // Bytes of a line from the first of them to the last; memory may end there.
+    int64_t line_bytes() const { return step_ * (columns() - 1) + 3; }
+    int64_t between() const { return size() * (height_first_ ? line_bytes() : 3 * (down_.end - down_.begin)); }
 
     // `height` lines, of which pixel number `skipped` comes first, cropped and resampled in width into dense lines.
     void narrow(const Lines& lines, int64_t skipped, int64_t height, uint8_t* out, Scratch& scratch) const {
         const int64_t width = 3 * size();
         if (across_.copies) {
-            const int64_t start = 3 * (across_.origin - skipped);
-            for (int64_t y = 0; y < height; ++y) copy_line(lines.line(y) + start, out + y * width, size(), flip_);
+            const int64_t start = lines.step * (across_.origin - skipped);
+            for (int64_t y = 0; y < height; ++y) {
+                copy_line(lines.line(y) + start, lines.step, out + y * width, size(), flip_);
+            }
             return;
         }
         for (int64_t y = 0; y < height; y += kLines) {
@@ -330,12 +335,12 @@ class Resampler {
                 from[i] = lines.line(line);
                 to[i] = out + line * width;
             }
-            gather_columns(from, across_.begin - skipped, across_.end - skipped, scratch.gathered.data());
+            gather_columns(from, lines.step, across_.begin - skipped, across_.end - skipped, scratch.gathered.data());
             resample_along(across_, scratch.gathered.data(), scratch.columns.data(), to);
         }
     }
 
-    int64_t pitch_;
+    int64_t pitch_, step_;
     Axis across_, down_;
     bool flip_, height_first_;
 };

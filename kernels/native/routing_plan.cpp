@@ -3,7 +3,7 @@
 
 #include "s4d_native.h"
 
-int32_t s4d_abi_version() { return 3; }
+int32_t s4d_abi_version() { return 4; }
 
 // A counting sort: assignments keep their order within an expert; those past the capacity follow all served ones.
 int64_t s4d_routing_plan(const int64_t* ids, int64_t tokens, int64_t top_k, int64_t num_experts, int64_t capacity,

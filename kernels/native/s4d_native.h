@@ -53,10 +53,11 @@ struct S4dPatches {
 S4D_EXPORT int64_t s4d_visible_patches(const S4dPatches* patches, const int64_t* indices, int64_t count, float* rows,
                                        int32_t threads);
 
-// Pixels of frames of one size, each (height, width, 3), where a line starts `pitch` bytes after the one above.
+// Pixels of frames of one size, each (height, width, 3), where a line starts `pitch` bytes after the one above and a
+// pixel `step` bytes after the one before: 3, or 4 with a byte in between that means nothing.
 struct S4dFrames {
     const uint8_t* const* values;  // (count)
-    int64_t count, height, width, pitch;
+    int64_t count, height, width, pitch, step;
 };
 
 enum S4dFilter : int32_t { S4D_BILINEAR = 0, S4D_BICUBIC = 1 };

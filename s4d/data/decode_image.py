@@ -13,6 +13,7 @@ from PIL import Image
 
 from s4d.data.media import Frames, reading
 from s4d.data.media_limits import IMAGE_FORMATS, check_image_file, check_image_size
+from s4d.data.pillow_memory import rgb_pixels
 from s4d.errors import DataError
 
 # Pillow warns from a size on and refuses at its double; the limit here is lower and refuses.
@@ -36,8 +37,9 @@ def _load_image(path: Path, scale: float) -> NDArray[np.uint8]:
         if scale <= 0.5:
             # A JPEG decodes directly at 1/2, 1/4 or 1/8 size, never below the size asked for.
             image.draft("RGB", (int(image.width * scale) + 1, int(image.height * scale) + 1))
+        image.load()
         # Converting a picture to what it is already copies it.
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return rgb_pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 @dataclass(frozen=True, slots=True)

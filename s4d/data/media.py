@@ -22,7 +22,8 @@ from s4d.errors import DataError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 
-# Frame number -> RGB pixels (height, width, 3) uint8; lines may be padded, so an array need not be contiguous.
+# Frame number -> RGB pixels (height, width, 3) uint8, views of the decoder's memory: lines may be padded, and pixels
+# three or four bytes apart, so an array need not be contiguous.
 Frames = dict[int, NDArray[np.uint8]]
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from s4d.errors import DataError
 
-# A decoded picture of this size takes 0.2 GB, with the buffers of a progressive JPEG 0.8 GB.
+# A decoded picture of this size takes 0.3 GB, with the buffers of a progressive JPEG 0.7 GB.
 MAX_IMAGE_PIXELS = 1 << 26
 # 4096 x 4096; a decoder may keep 17 frames, of 25 MB each at this size.
 MAX_FRAME_PIXELS = 1 << 24

@@ -15,6 +15,7 @@ from PIL import Image
 
 from kernels import native
 from kernels.native.crop import crop_resize
+from s4d.data.pillow_memory import picture_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,14 @@ Pixels = NDArray[np.uint8]
 def resample(frames: Sequence[Pixels], box: Box, out: Sequence[Pixels], *, interpolation: str, flip: bool) -> None:
     """Write the part `box` of each frame (H, W, 3) to its `out` (S, S, 3), filtered over what it shrinks together.
 
-    Frames have one shape and one distance between lines.
+    Frames have one shape, one distance between lines and one, of 3 or 4 bytes, between pixels.
     """
     if _is_native():
         crop_resize(frames, box, out, interpolation=interpolation, flip=flip)
         return
     for frame, pixels in zip(frames, out, strict=True):
         size = (pixels.shape[1], pixels.shape[0])
-        picture = np.asarray(Image.fromarray(frame).resize(size, RESAMPLE[interpolation], box=box))
+        picture = np.asarray(picture_of(frame).resize(size, RESAMPLE[interpolation], box=box))
         np.copyto(pixels, picture[:, ::-1] if flip else picture)
 
 

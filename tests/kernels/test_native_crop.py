@@ -1,6 +1,11 @@
-"""The native crop and resize against Pillow's: equal to the bit for every size, box, filter, flip and line pitch."""
+"""The native crop and resize against Pillow's: equal to the bit for every size, box, filter, flip and memory layout."""
 
 from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import sys
 
 import numpy as np
 import pytest
@@ -15,15 +20,20 @@ from kernels.native.crop import FILTERS, crop_resize
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+# PROT_NONE of mprotect.
+NO_ACCESS = 0
+
 Box = tuple[float, float, float, float]
 
 
-def frame(width: int, height: int, padding: int, seed: int, *, hard: bool = False) -> NDArray[np.uint8]:
-    """Noise, or black and white; the last line has no padding behind it."""
-    pixels = np.random.default_rng(seed).integers(0, 256, height * (3 * width + padding) - padding, dtype=np.uint8)
+def frame(width: int, height: int, padding: int, seed: int, *, step: int = 3, hard: bool = False) -> NDArray[np.uint8]:
+    """Noise, or black and white, between the pixels too where they are 4 bytes apart; nothing behind the last pixel."""
+    pitch = step * width + padding
+    memory = (height - 1) * pitch + step * (width - 1) + 3
+    pixels = np.random.default_rng(seed).integers(0, 256, memory, dtype=np.uint8)
     if hard:
         pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
-    return np.lib.stride_tricks.as_strided(pixels, (height, width, 3), (3 * width + padding, 3, 1))
+    return np.lib.stride_tricks.as_strided(pixels, (height, width, 3), (pitch, step, 1))
 
 
 def by_pillow(pixels: NDArray[np.uint8], box: Box, size: int, interpolation: str, flip: bool) -> NDArray[np.uint8]:
@@ -54,22 +64,68 @@ def test_results_equal_pillow_to_the_bit(data: st.DataObject) -> None:
     box = (across[0], down[0], across[1], down[1])
     interpolation = data.draw(st.sampled_from(sorted(FILTERS)))
     flip, hard = data.draw(st.booleans()), data.draw(st.booleans())
-    frames = [frame(width, height, data.draw(st.integers(0, 40)), 0, hard=hard)]
-    frames.append(frame(width, height, frames[0].strides[0] - 3 * width, 1, hard=hard))
+    padding, step = data.draw(st.integers(0, 40)), data.draw(st.sampled_from([3, 4]))
+    frames = [frame(width, height, padding, seed, step=step, hard=hard) for seed in (0, 1)]
     outputs = np.zeros((2, size, size, 3), dtype=np.uint8)
     crop_resize(frames, box, outputs, interpolation=interpolation, flip=flip)
     for pixels, out in zip(frames, outputs, strict=True):
         assert np.array_equal(out, by_pillow(pixels, box, size, interpolation, flip))
 
 
+@pytest.mark.parametrize("step", [3, 4])
 @pytest.mark.parametrize("interpolation", sorted(FILTERS))
 @pytest.mark.parametrize(("width", "height", "size"), [(224, 224, 160), (1920, 1080, 160), (300, 2000, 31)])
-def test_large_frames_equal_pillow_too(width: int, height: int, size: int, interpolation: str) -> None:
-    pixels = frame(width, height, 32, 2)
+def test_large_frames_equal_pillow_too(width: int, height: int, size: int, interpolation: str, step: int) -> None:
+    pixels = frame(width, height, 32, 2, step=step)
     box = (0.03 * width, 0.11 * height, 0.97 * width, 0.93 * height)
     out = np.zeros((1, size, size, 3), dtype=np.uint8)
     crop_resize([pixels], box, out, interpolation=interpolation, flip=True)
     assert np.array_equal(out[0], by_pillow(pixels, box, size, interpolation, True))
+
+
+@pytest.fixture
+def guarded() -> NDArray[np.uint8]:
+    """Memory between two pages that may not be touched."""
+    page = mmap.PAGESIZE
+    memory = np.frombuffer(mmap.mmap(-1, 4 * page), np.uint8)
+    protect = ctypes.CDLL(None).mprotect
+    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for first in (0, 3 * page):
+        assert protect(memory.ctypes.data + first, page, NO_ACCESS) == 0
+    return memory[page : 3 * page]
+
+
+# Both axes copied, one, none; the height first; single pixels.
+SHAPES = [
+    (16, 16, 16),
+    (16, 40, 16),
+    (40, 16, 16),
+    (23, 31, 16),
+    (6, 90, 5),
+    (1, 1, 1),
+    (1, 1, 7),
+    (1, 50, 3),
+    (50, 1, 3),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="guards memory as Linux does")
+@pytest.mark.parametrize(("width", "height", "size"), SHAPES)
+@pytest.mark.parametrize("step", [3, 4])
+def test_nothing_around_a_frame_is_read(
+    guarded: NDArray[np.uint8], width: int, height: int, size: int, step: int
+) -> None:
+    """A read too far ends this process."""
+    source = frame(width, height, 5, 4, step=step)
+    length = (height - 1) * source.strides[0] + step * (width - 1) + 3
+    for memory in (guarded[:length], guarded[len(guarded) - length :]):
+        pixels = np.lib.stride_tricks.as_strided(memory, source.shape, source.strides)
+        pixels[:] = source
+        for interpolation, flip in itertools.product(sorted(FILTERS), (False, True)):
+            for box in ((0, 0, width, height), (0.3 * width, 0.3 * height, width, height)):
+                out = np.zeros((1, size, size, 3), np.uint8)
+                crop_resize([pixels], box, out, interpolation=interpolation, flip=flip)
+                assert np.array_equal(out[0], by_pillow(source, box, size, interpolation, flip))
 
 
 def test_pillow_shrinks_a_tall_frame_in_height_first() -> None:
@@ -100,10 +156,15 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     crop([], [])
     read_only = out.copy()
     read_only.flags.writeable = False
-    for frames in ([good, frame(8, 8, 4, 0)], [good, frame(9, 8, 0, 0)], [good, good.astype(np.int8)]):
+    for frames in (
+        [good, frame(8, 8, 4, 0)],
+        [good, frame(9, 8, 0, 0)],
+        [good, good.astype(np.int8)],
+        [good, frame(8, 8, 0, 0, step=4)],
+    ):
         with pytest.raises(ValueError, match="frames: expected uint8"):
             crop(frames, [out, out])
-    for wrong in (np.zeros((8, 8, 4), np.uint8), good[:, ::2]):
+    for wrong in (np.zeros((8, 8, 4), np.uint8), good[:, ::2], good[:, ::-1], frame(8, 8, 0, 0, step=5)):
         with pytest.raises(ValueError, match="frames: expected"):
             crop([wrong], [out])
     for wrong in (out[:, ::-1], read_only, np.zeros((4, 5, 3), np.uint8), out.astype(np.int8)):

@@ -15,6 +15,7 @@ from PIL import Image
 from s4d.data.cache.layout import Medium, Record, aligned_length
 from s4d.data.media import Media, open_media
 from s4d.data.media_limits import media_path
+from s4d.data.pillow_memory import STEP, packed, picture_of
 from s4d.errors import DataError
 
 # Decoded frames held at once.
@@ -62,7 +63,7 @@ class Filling:
         if (opened.frame_count, opened.size) != (record.frame_count, record.size):
             raise DataError(f"{path}: changed while the cache was being made")
         kept = range(0, record.frame_count, record.step)
-        at_once = max(1, CHUNK_BYTES // (record.size[0] * record.size[1] * 3))
+        at_once = max(1, CHUNK_BYTES // (record.size[0] * record.size[1] * STEP))
         for first in range(0, len(kept), at_once):
             yield _scaled(opened, kept[first : first + at_once], record)
 
@@ -97,6 +98,6 @@ def _scaled(opened: Media, indices: range, record: Record) -> NDArray[np.uint8]:
         frame = frames.pop(index)
         if frame.shape[:2] != (height, width):
             # The sharpest of Pillow's filters: training resamples once more.
-            frame = np.asarray(Image.fromarray(frame).resize(record.stored, Image.Resampling.LANCZOS))
-        room[place] = frame
+            frame = np.asarray(picture_of(frame).resize(record.stored, Image.Resampling.LANCZOS))
+        room[place] = packed(frame)
     return out

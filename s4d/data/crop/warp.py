@@ -10,6 +10,7 @@ from PIL import Image
 
 from s4d.data.crop.geometry import Transform, apply, inverse
 from s4d.data.crop.recipe import Edge
+from s4d.data.pillow_memory import picture_of
 
 # Pixels around the wanted part that a bicubic sample can reach.
 REACH = 3
@@ -28,7 +29,7 @@ def warp(frame: NDArray[np.uint8], transform: Transform, size: int, edge: Edge) 
     shrink = math.sqrt(abs(float(np.linalg.det(back[:, :2]))))
     coarse = int(shrink / FINE)
     if coarse > 1:
-        frame = np.asarray(Image.fromarray(frame).reduce(coarse))
+        frame = np.asarray(picture_of(frame).reduce(coarse))
         back, shrink = back / coarse, shrink / coarse
     samples = max(math.ceil(shrink - 0.01), 1)
     corners = apply(back, np.array([[0.0, 0.0], [size, 0.0], [0.0, size], [size, size]]))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4d.data.crop.faces import Face
+from s4d.data.pillow_memory import packed
 from s4d.errors import DataError, UsageError
 
 # SHA-256 of the file as the model zoo has it.
@@ -78,7 +79,7 @@ class YunetDetector:
 
         height, width = frame.shape[:2]
         scale = min(1.0, DETECT_SIDE / max(height, width))
-        picture = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
+        picture = cv2.cvtColor(np.ascontiguousarray(packed(frame)), cv2.COLOR_RGB2BGR)
         if scale < 1.0:
             size = (max(round(width * scale), 1), max(round(height * scale), 1))
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from s4d.data.pillow_memory import picture_of
+
 HASH_BYTES = 32
 SIDE = 64
 FREQUENCIES = 16
@@ -30,8 +32,7 @@ COSINES = _cosines()
 
 def small_picture(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB pixels (H, W, 3) averaged down to (SIDE, SIDE, 3)."""
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0))
+    return np.asarray(picture_of(pixels).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0))
 
 
 def brightness(small: NDArray[np.uint8]) -> NDArray[np.float32]:

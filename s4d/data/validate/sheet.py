@@ -16,6 +16,7 @@ from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import Manifest
 from s4d.data.media import open_media
 from s4d.data.media_limits import media_path
+from s4d.data.pillow_memory import picture_of
 from s4d.data.scan.pool import Lost, run_tasks
 from s4d.errors import DataError
 
@@ -72,7 +73,7 @@ def _tiles(root: Path, row: ManifestRow) -> Tiles:
 
 
 def _marked(pixels: NDArray[np.uint8], row: ManifestRow, scale: float) -> NDArray[np.uint8]:
-    tile = fit(Image.fromarray(np.ascontiguousarray(pixels)))
+    tile = fit(picture_of(pixels))
     pen = ImageDraw.Draw(tile)
     if row.face_box is not None:
         left, top, right, bottom = (scale * edge for edge in row.face_box)

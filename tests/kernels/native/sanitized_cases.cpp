@@ -325,11 +325,12 @@ std::vector<double> resampled(const std::vector<double>& line, double from, doub
     return out;
 }
 
-void crop_resize(int64_t width, int64_t height, int64_t size, bool whole_pixels) {
+void crop_resize(int64_t width, int64_t height, int64_t size, int64_t step, bool whole_pixels) {
     constexpr int64_t count = 3;
-    // Lines end with padding, but the last one ends with the memory.
-    const int64_t pitch = 3 * width + 5;
-    const Array<uint8_t> memory(count * ((height - 1) * pitch + 3 * width)), pixels(count * size * size * 3);
+    // Lines end with padding, but the last one ends with the memory, at the last level of its last pixel.
+    const int64_t pitch = step * width + 5;
+    const Array<uint8_t> memory(count * ((height - 1) * pitch + step * (width - 1) + 3));
+    const Array<uint8_t> pixels(count * size * size * 3);
     for (int64_t i = 0; i < memory.count; ++i) memory[i] = static_cast<uint8_t>(whole(0, 255));
     const uint8_t* frames[count];
     uint8_t* outputs[count];
@@ -348,7 +349,7 @@ void crop_resize(int64_t width, int64_t height, int64_t size, bool whole_pixels)
         box[1] = static_cast<float>(whole(0, height - size));
         box[3] = box[1] + static_cast<float>(size);
     }
-    const S4dFrames record{frames, count, height, width, pitch};
+    const S4dFrames record{frames, count, height, width, pitch, step};
     const bool height_first = height > size && height - size > 2 * (width - size);
     for (const S4dFilter filter : {S4D_BILINEAR, S4D_BICUBIC}) {
         for (const int32_t flip : {0, 1}) {
@@ -358,7 +359,7 @@ void crop_resize(int64_t width, int64_t height, int64_t size, bool whole_pixels)
             for (int64_t y = 0; y < height; ++y) {
                 lines.emplace_back();
                 for (int64_t x = 0; x < width; ++x) {
-                    lines.back().push_back(frames[frame][y * pitch + 3 * x + channel]);
+                    lines.back().push_back(frames[frame][y * pitch + step * x + channel]);
                 }
             }
             const auto transposed = [](const std::vector<std::vector<double>>& all) {
@@ -396,7 +397,9 @@ int main() {
     for (const int64_t size : {1, 5, 16, 23}) {
         for (const int64_t width : {1, 3, 40, 120}) {
             for (const int64_t height : {1, 21, 150}) {
-                for (const bool whole_pixels : {false, true}) crop_resize(width, height, size, whole_pixels);
+                for (const int64_t step : {3, 4}) {
+                    for (const bool whole_pixels : {false, true}) crop_resize(width, height, size, step, whole_pixels);
+                }
             }
         }
     }

@@ -26,15 +26,16 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     module._is_native.cache_clear()
 
 
+@pytest.mark.parametrize("step", [3, 4])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("box", [(3.25, 1.5, 60.75, 47.0), (10.0, 9.0, 42.0, 41.0), (0.0, 0.0, 70.0, 50.0)])
 def test_frames_are_written_to_their_places(
-    path: str, box: module.Box, flip: bool, interpolation: str, caplog: pytest.LogCaptureFixture
+    path: str, box: module.Box, flip: bool, interpolation: str, step: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        memory = np.random.default_rng(0).integers(0, 256, (3, 50, 76, 3), dtype=np.uint8)
-        frames = memory[:, :, :70]
+        memory = np.random.default_rng(0).integers(0, 256, (3, 50, 76, step), dtype=np.uint8)
+        frames = memory[:, :, :70, :3]
         frames.flags.writeable = False
         out = np.zeros((4, 32, 32, 3), np.uint8)
         resample(frames, box, out[1:], interpolation=interpolation, flip=flip)
