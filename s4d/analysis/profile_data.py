@@ -34,6 +34,8 @@ ENDLESS = 1 << 20
 CPU = torch.device("cpu")
 # Views in a batch that DALI decodes on a GPU, which is filled by more than a decoding process is.
 GPU_BATCH = 32
+# Backends that a machine may lack, and what they decode.
+OPTIONAL = {"dali": ("video", "image"), "torchcodec": ("video",)}
 STAGES = ("read", "decode", "transform", "pack")
 
 
@@ -51,7 +53,7 @@ class Setup:
 class Options:
     """Views in a batch, seconds of each timing, timings of each setup, processes, and the folder of a cache if any.
 
-    `dali` names the modalities that DALI decodes on `device`; the other backends decode on the CPU.
+    `optional` has the modalities that each backend of `OPTIONAL` decodes here; all but DALI's `device` is the CPU.
     """
 
     batch: int = 8
@@ -59,7 +61,7 @@ class Options:
     rounds: int = 3
     workers: tuple[int, ...] = (0, 1, 2)
     caches: dict[str, Path] = field(default_factory=dict)
-    dali: tuple[str, ...] = ()
+    optional: dict[str, tuple[str, ...]] = field(default_factory=dict)
     device: torch.device = CPU
 
 
@@ -68,7 +70,7 @@ def setups(files: Files, options: Options) -> list[Setup]:
     found = []
     for modality in files.manifests:
         backends = [PLAIN, *([TUNED] if modality == "video" else []), "pyav"]
-        backends += ["dali"] if modality in options.dali else []
+        backends += [backend for backend, decoded in options.optional.items() if modality in decoded]
         backends += ["cache"] if modality in options.caches else []
         for crop in ("recipe", "plain"):
             for backend in backends if crop == "recipe" or "cache" in backends else ():
@@ -78,10 +80,10 @@ def setups(files: Files, options: Options) -> list[Setup]:
     return found
 
 
-def dali_refusal(files: Files, modality: str, device: torch.device) -> str | None:
-    """Why DALI does not decode the files of a modality on `device`; None where it does."""
-    config = profile_config(files.manifests, {modality: 4}, crop="recipe", steps=1, workers=0, backend="dali")
-    return try_backend("dali", config, build_plan(config, world_size=1), 0, device, samples=4).refusal
+def refusal_of(backend: str, files: Files, modality: str, device: torch.device) -> str | None:
+    """Why a backend does not decode the files of a modality to `device`; None where it does."""
+    config = profile_config(files.manifests, {modality: 4}, crop="recipe", steps=1, workers=0, backend=backend)
+    return try_backend(backend, config, build_plan(config, world_size=1), 0, device, samples=4).refusal
 
 
 def measure(files: Files, options: Options, tell: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
@@ -138,7 +140,7 @@ def _batches(setup: Setup, files: Files, options: Options) -> Generator[int, Non
             crop=setup.crop,
             steps=steps,
             workers=setup.workers,
-            backend="dali" if setup.backend == "dali" else "pyav",
+            backend=setup.backend if setup.backend in OPTIONAL else "pyav",
         )
     if setup.backend in (PLAIN, TUNED):
         samples = plain_samples(files, setup, options, steps)

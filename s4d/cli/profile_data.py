@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,18 +86,25 @@ def _measured(files: Files, options: Options, device: torch.device, folder: Path
     from dataclasses import replace
 
     from kernels.bench.machine import machine_facts, source_commit
-    from s4d.analysis.profile_data import dali_refusal, first_difference, measure, medians, split
+    from s4d.analysis.profile_data import OPTIONAL, first_difference, measure, medians, refusal_of, split
     from s4d.analysis.profile_goals import evaluate
 
-    absent = [{"backend": "torchcodec", "reason": "not a backend of data.backend"}]
-    refusals = {modality: dali_refusal(files, modality, device) for modality in files.manifests}
-    absent += [
-        {"backend": "dali", "reason": f"{name}: {reason}".replace(f"{folder}{os.sep}", "")}
-        for name, reason in refusals.items()
+    refusals = {
+        (backend, modality): refusal_of(backend, files, modality, device)
+        for backend, decoded in OPTIONAL.items()
+        for modality in files.manifests
+        if modality in decoded
+    }
+    absent = [
+        {"backend": backend, "reason": f"{modality}: {reason}".replace(f"{folder}{os.sep}", "")}
+        for (backend, modality), reason in refusals.items()
         if reason
     ]
-    dali = tuple(modality for modality, reason in refusals.items() if reason is None)
-    options = replace(options, caches=_caches(files, folder, absent), dali=dali, device=device)
+    optional = {
+        backend: tuple(modality for modality in decoded if refusals.get((backend, modality), "no files") is None)
+        for backend, decoded in OPTIONAL.items()
+    }
+    options = replace(options, caches=_caches(files, folder, absent), optional=optional, device=device)
     difference = first_difference(files, options)
     rows = measure(files, options, _tell)
     splits = [
@@ -175,12 +183,15 @@ def _gpu_wait(
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     import av
 
     codecs = ".".join(map(str, av.library_versions["libavcodec"]))
-    return {"av": av.__version__, "libavcodec": codecs, "pillow": version("pillow")}
+    found = {"av": av.__version__, "libavcodec": codecs, "pillow": version("pillow")}
+    with suppress(PackageNotFoundError):
+        found["torchcodec"] = version("torchcodec")
+    return found
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -14,16 +14,17 @@ from s4d.analysis.plain_pipeline import plain_batches
 from s4d.analysis.profile_data import (
     Options,
     Setup,
-    dali_refusal,
     first_difference,
     measure,
     plain_samples,
+    refusal_of,
     setups,
     split,
 )
 from s4d.analysis.profile_files import Files, found_files, generated_files
 from s4d.data.cache.recipe import CacheRecipe
 from s4d.data.cache.write import CacheOptions, write_cache
+from s4d.data.decode_torchcodec import refusal
 from s4d.errors import UsageError
 
 QUICK = Options(batch=4, seconds=0.01, rounds=1, workers=(0,))
@@ -80,12 +81,21 @@ def test_every_setup_gets_a_row(files: Files, caches: dict[str, Path]) -> None:
 def test_dali_is_timed_on_what_it_decodes(files: Files) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
     cpu = torch.device("cpu")
-    refusal = dali_refusal(files, "video", cpu)
+    refusal = refusal_of("dali", files, "video", cpu)
     assert refusal is not None and refusal.startswith("cannot decode h264 on a CPU")
-    assert dali_refusal(files, "image", cpu) is None
-    rows = measure(files, dataclasses.replace(QUICK, dali=("image",)))
+    assert refusal_of("dali", files, "image", cpu) is None
+    rows = measure(files, dataclasses.replace(QUICK, optional={"dali": ("image",)}))
     assert [row["modality"] for row in rows if row["backend"] == "dali"] == ["image"]
     assert all(row["samples_per_second"] > 0 for row in rows)
+
+
+def test_torchcodec_is_timed_on_videos_where_it_can_be_used(files: Files) -> None:
+    reason = refusal_of("torchcodec", files, "video", torch.device("cpu"))
+    assert reason == refusal()
+    if reason:
+        pytest.skip(f"torchcodec {reason}")
+    rows = measure(files, dataclasses.replace(QUICK, optional={"torchcodec": ("video",)}))
+    assert [row["modality"] for row in rows if row["backend"] == "torchcodec"] == ["video"]
 
 
 @pytest.mark.launch
