@@ -41,6 +41,19 @@ def test_a_killed_run_is_compared_to_the_bit(bench: trials.Bench) -> None:
         trials.assert_same(reseeded, whole)
 
 
+def test_forked_ranks_are_one_trial(bench: trials.Bench) -> None:
+    run_file = bench.write_run("pair")
+    trial = bench.fork(run_file, *SHORT, ranks=2)
+    trial.until(lambda: trials.logged(run_file.with_suffix("")) >= 1)
+    assert trial.ranks() == dict(enumerate(trial.pids))
+    assert trial.signal(signal.SIGKILL, trial.pids[1])
+    assert trial.wait(20) == 4 and trial.statuses() == [4, -signal.SIGKILL], trial.err
+    trial.close()
+    again = bench.fork(run_file, *SHORT, ranks=2)
+    assert again.wait() == 0, again.err
+    again.close()
+
+
 def test_what_a_run_leaves_behind_is_seen(bench: trials.Bench) -> None:
     orphan = bench.command("sh", "-c", "setsid sleep 50 & touch $TMPDIR/left /dev/shm/s4d-trial-left")
     assert orphan.wait(10) == 0

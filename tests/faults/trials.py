@@ -3,6 +3,7 @@
     with trials.Bench(folder) as bench:
         run_file = bench.write_run("disturbed")                       # the tiny project of the engine's tests
         trial = bench.fork(run_file, "engine.steps=8")                # one rank, about a second
+        trial = bench.fork(run_file, "engine.steps=8", ranks=2)       # two ranks, nobody above them
         trial = bench.launch(run_file, "engine.steps=8", ranks=2)     # `deepspeed engine/train.py`, about 8 s
         trial.until(lambda: trials.logged(run_file.with_suffix("")) >= 3)
         trial.kill()                                                  # SIGKILL to everything the run started
@@ -96,39 +97,36 @@ class Bench:
         """`<name>.yaml` of a run in `<name>/`."""
         return write_run(self.folder, name, task)
 
-    def fork(self, run_file: Path, *arguments: str, environment: dict[str, str] | None = None) -> Trial:
-        """Training by one rank without a launcher, forked from a process that has imported everything."""
-        return self._start("forked", ["--config", str(run_file), *arguments], environment)
+    def fork(self, run_file: Path, *arguments: str, ranks: int = 0, environment: dict[str, str] | None = None) -> Trial:
+        """Training without a launcher, forked from a process that has imported everything; `ranks` 0 is one alone."""
+        ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+        own = [{**ports, "LOCAL_SIZE": str(ranks), "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
+        arguments = ("--config", str(run_file), *arguments)
+        return self._start("forked", list(arguments), [{**each, **(environment or {})} for each in own or [{}]])
 
     def launch(
         self, run_file: Path, *arguments: str, ranks: int = 2, environment: dict[str, str] | None = None
     ) -> Trial:
         """Training by `deepspeed --num_accelerators <ranks> engine/train.py`."""
         command = ["deepspeed", "--num_accelerators", str(ranks), "--master_port", str(free_port())]
-        return self._start("command", [*command, "engine/train.py", "--config", str(run_file), *arguments], environment)
+        command += ["engine/train.py", "--config", str(run_file), *arguments]
+        return self._start("command", command, [environment or {}])
 
     def command(self, *command: str, environment: dict[str, str] | None = None) -> Trial:
         """Any command, run in the repository root."""
-        return self._start("command", list(command), environment)
+        return self._start("command", list(command), [environment or {}])
 
-    def _start(self, form: str, arguments: list[str], environment: dict[str, str] | None) -> Trial:
+    def _start(self, form: str, arguments: list[str], environments: list[dict[str, str]]) -> Trial:
+        """One process for each environment."""
         mark = uuid.uuid4().hex
         # Not below `folder`: the address of a socket may not be long.
         temporary = Path(tempfile.mkdtemp(prefix="s4d-trial-"))
         out, err = (self.folder / f"{mark}.{name}" for name in ("out", "err"))
-        changes = {families.MARK: f"{self._outer}/{mark}", "TMPDIR": str(temporary), **(environment or {})}
+        own = {families.MARK: f"{self._outer}/{mark}", "TMPDIR": str(temporary)}
         before = self.shared_memory()
-        pid = self.ask(
-            {
-                "start": form,
-                "arguments": arguments,
-                "cwd": str(ROOT),
-                "environment": changes,
-                "out": str(out),
-                "err": str(err),
-            }
-        )["pid"]
-        return Trial(self, pid, mark, out, err, temporary, before)
+        request = {"start": form, "arguments": arguments, "cwd": str(ROOT), "out": str(out), "err": str(err)}
+        pids = [self.ask({**request, "environment": {**own, **each}})["pid"] for each in environments]
+        return Trial(self, pids, mark, forked=form == "forked", files=(out, err, temporary), shared_memory=before)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The server's answer."""
@@ -145,23 +143,36 @@ class Bench:
 
 
 class Trial:
-    """One start of a run, and everything that it starts."""
+    """One start of a run, and everything that it starts; `pids` are the processes started, one but for forked ranks."""
 
     def __init__(
-        self, bench: Bench, pid: int, mark: str, out: Path, err: Path, temporary: Path, shared_memory: set[str]
+        self,
+        bench: Bench,
+        pids: list[int],
+        mark: str,
+        *,
+        forked: bool,
+        files: tuple[Path, Path, Path],
+        shared_memory: set[str],
     ) -> None:
-        self.pid = pid
+        self.pids = pids
+        self.pid = pids[0]
         self.mark = mark
+        self.forked = forked
         self.began = time.monotonic()
         self._bench = bench
-        self._out, self._err, self._temporary = out, err, temporary
+        self._out, self._err, self._temporary = files
         self._shared_memory = shared_memory
         self._killed = False
 
+    def statuses(self) -> list[int | None]:
+        """Exit status of each process started, negative for a signal, None while it lives."""
+        return [self._bench.ask({"poll": pid})["status"] for pid in self.pids]
+
     def status(self) -> int | None:
-        """Exit status of the first process, negative for a signal, None while it lives."""
-        status: int | None = self._bench.ask({"poll": self.pid})["status"]
-        return status
+        """The first exit status that is not 0; None while one of the processes started lives."""
+        statuses = self.statuses()
+        return None if None in statuses else next(filter(None, statuses), 0)
 
     @property
     def out(self) -> str:
@@ -183,7 +194,9 @@ class Trial:
         return families.members(self.mark)
 
     def ranks(self) -> dict[int, int]:
-        """Process id of each rank that trains, the only one of a forked run as rank 0; without decoding processes."""
+        """Process id of each living rank; decoding processes are none."""
+        if self.forked:
+            return {rank: pid for rank, pid in enumerate(self.pids) if pid in self.members()}
         found = {}
         for pid in self.members():
             with suppress(OSError):
@@ -192,7 +205,7 @@ class Trial:
                 rank = next((entry[5:] for entry in environment if entry.startswith(b"RANK=")), None)
                 if rank is not None and command[2:3] == [b"engine/train.py"]:
                     found[int(rank)] = pid
-        return found or ({0: self.pid} if self.pid in self.members() else {})
+        return found
 
     def launcher(self) -> int | None:
         """Process id of DeepSpeed's launcher of this node, if there is one."""
@@ -238,8 +251,9 @@ class Trial:
     def kill(self) -> list[int]:
         """SIGKILL to every process of the family; returns who was alive."""
         self._killed = True
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         return families.end(self.mark)
 
     def close(self) -> None:
