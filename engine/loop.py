@@ -18,6 +18,8 @@ from engine.runtime import Runtime
 from engine.schedule import Schedule
 from engine.stop import StopRequest
 from engine.telemetry import Telemetry
+from engine.watchdog.heartbeat import pulse
+from engine.watchdog.phases import Phase
 
 STOP = 1 << 40
 
@@ -42,6 +44,7 @@ class Training:
         """Train from step `start` to the end; True when done, False when stopped early on request, both saved."""
         stream = self.batches.steps(start)
         for step in range(start, self.batches.total_steps):
+            pulse.enter(Phase.DATA, step + 1)
             micro_batches = self.next_batches(stream)
             if micro_batches is None:
                 self.save(step)
@@ -78,18 +81,21 @@ class Training:
         """Forward and backward of every micro batch, then one update; returns their results and the gradient norm."""
         statistics = self.task.begin_step(self.engine, micro_batches)
         results = []
-        for batch in micro_batches[:-1]:
+        for index, batch in enumerate(micro_batches):
+            pulse.enter(Phase.FORWARD)
             results.append(self.task.forward(self.engine, batch, statistics))
+            pulse.enter(Phase.BACKWARD)
             backward(self.engine, results[-1], world_size=self.runtime.world_size)
-            self.engine.step()
-        results.append(self.task.forward(self.engine, micro_batches[-1], statistics))
-        backward(self.engine, results[-1], world_size=self.runtime.world_size)
+            if index + 1 < len(micro_batches):
+                self.engine.step()
+        pulse.enter(Phase.STEP)
         return results, step_and_norm(self.engine)
 
     def evaluate(self, step: int) -> None:
         """Score the held-out split with the current weights every `eval_every` steps."""
         every = self.settings.eval_every
         if every and step % every == 0:
+            pulse.enter(Phase.EVALUATE)
             self.telemetry.scores(step, self.task.evaluate(self.engine, "val"))
 
     def is_save_step(self, step: int) -> bool:
@@ -99,6 +105,7 @@ class Training:
 
     def save(self, step: int) -> None:
         """Publish a checkpoint of finite weights, after the metrics that led to it are on the disk."""
+        pulse.enter(Phase.SAVE)
         self.telemetry.require_finite({})
         self.telemetry.flush()
         self.note_choices()
@@ -106,6 +113,7 @@ class Training:
 
     def finish(self, run_dir: Path) -> None:
         """Let the task evaluate the last weights and, if an average is kept, the averaged ones."""
+        pulse.enter(Phase.FINISH)
         self.task.finish(self.engine, run_dir, "last")
         if self.average.active:
             with self.average.swapped():
