@@ -26,7 +26,7 @@ from s4d.data.plan import build_plan
 from s4d.data.reading import TrainReader, open_sample
 from s4d.data.sources import Source
 from s4d.data.transform import apply_draw, needed_scale, pixel_box
-from s4d.data.trial import try_backend
+from s4d.data.trial_process import try_apart
 from s4d.errors import UsageError
 
 # Steps of a run whose files may come again.
@@ -83,7 +83,7 @@ def setups(files: Files, options: Options) -> list[Setup]:
 def refusal_of(backend: str, files: Files, modality: str, device: torch.device) -> str | None:
     """Why a backend does not decode the files of a modality to `device`; None where it does."""
     config = profile_config(files.manifests, {modality: 4}, crop="recipe", steps=1, workers=0, backend=backend)
-    return try_backend(backend, config, build_plan(config, world_size=1), 0, device, samples=4).refusal
+    return try_apart(backend, config, build_plan(config, world_size=1), 0, device, samples=4).refusal
 
 
 def measure(files: Files, options: Options, tell: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:

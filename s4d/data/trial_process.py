@@ -20,8 +20,9 @@ from s4d.data.worker_process import Broken, Failed, prepare
 from s4d.data.workers import POLL_SECONDS, SECONDS_PER_FILE
 from s4d.errors import UserError
 
-# All ranks wait for it, and the first use of a GPU alone can take half a minute.
-TRIAL_SECONDS = 240.0
+# The first use of a GPU alone can take half a minute. Other ranks wait for one trial of each backend, by default for
+# ten minutes at most.
+TRIAL_SECONDS = 180.0
 
 
 def try_apart(
