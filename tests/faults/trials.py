@@ -251,10 +251,12 @@ class Trial:
     def kill(self) -> list[int]:
         """SIGKILL to every process of the family; returns who was alive."""
         self._killed = True
+        alive = self.members()
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        return families.end(self.mark)
+        families.end(self.mark)
+        return alive
 
     def close(self) -> None:
         """Assert that no process, no shared memory and no temporary file is left; removes what it said.
@@ -289,6 +291,13 @@ def logged(run_dir: Path) -> int:
     """Number of whole lines in metrics.jsonl."""
     path = run_dir / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def reached(run_dir: Path) -> int:
+    """The last step in metrics.jsonl, 0 without one; a torn last line does not count."""
+    path = run_dir / "metrics.jsonl"
+    whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return max((json.loads(line)["step"] for line in whole), default=0)
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 TESTS = Path(__file__).resolve().parents[1]
 # A measured row keeps all its values to be judged again; rows with more cases than this must not measure.
@@ -51,6 +52,46 @@ class Row:
 
 
 ROWS = (
+    Row(
+        name="R1",
+        goal="everything killed: continued to the same bits",
+        module="row_kill_all",
+        folder="faults",
+        target=200,
+        case_seconds=200.0,
+        quick=6,
+        deep=30,
+    ),
+    Row(
+        name="R2",
+        goal="one rank killed: others leave, continued",
+        module="row_kill_rank",
+        folder="faults",
+        target=100,
+        case_seconds=200.0,
+        quick=3,
+        deep=15,
+    ),
+    Row(
+        name="R21",
+        goal="from a kill to the next new step",
+        module="row_recovery",
+        folder="faults",
+        target=20,
+        measure=Measure(reduce=median, limit=15.0, unit="s, median"),
+        case_seconds=200.0,
+        deep=3,
+    ),
+    Row(
+        name="R21-engine",
+        goal="the same without start of Python and imports",
+        module="row_engine_recovery",
+        folder="faults",
+        target=20,
+        measure=Measure(reduce=median, limit=5.0, unit="s, median"),
+        case_seconds=100.0,
+        deep=5,
+    ),
     Row(
         name="R23",
         goal="damaged media: pixels or one line",
