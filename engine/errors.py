@@ -34,8 +34,24 @@ class CheckpointError(EngineError):
     exit_code = 1
 
 
+class SaveError(CheckpointError):
+    """A checkpoint that the disk did not take."""
+
+
+class UnknownScoreError(EngineError):
+    """Checkpoints are to be kept by a score that no evaluation gives."""
+
+    exit_code = 2
+
+
+class NodesDifferError(EngineError):
+    """The ranks do not run the same code with the same configuration."""
+
+    exit_code = 2
+
+
 class RunFolderError(EngineError):
-    """A run folder that cannot be written."""
+    """A run folder that cannot be written, or that not all nodes share."""
 
     exit_code = 1
 

@@ -56,16 +56,21 @@ class MasterState:
             self._optimizer.state[shard] = {"step": counter, **moments}
 
     def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, full fp32 tensor) in parameter order from `tensors`, which are laid out like the shards."""
+        """Yield (name, full fp32 tensor) in parameter order from `tensors`, which are laid out like the shards.
+
+        Where this rank holds all of a parameter, what is yielded is that memory itself, not a copy.
+        """
+        if self._replicated or dist.get_world_size() == 1:
+            yield from self._own_memory(tensors)
+            return
         for names in self._buckets():
             sizes = [torch.Size(self.shapes[name]).numel() for name in names]
             flat = torch.zeros(sum(sizes), dtype=torch.float32, device=self.shards[0].device)
             views = dict(zip(names, flat.split(sizes), strict=True))
             for name, view in views.items():
                 self._copy(view, self._fragments[name], tensors, into_view=True)
-            if not self._replicated:
-                # Every element has one owner and is zero elsewhere; added as integers the bits survive unchanged.
-                dist.all_reduce(flat.view(torch.int32))
+            # Every element has one owner and is zero elsewhere; added as integers the bits survive unchanged.
+            dist.all_reduce(flat.view(torch.int32))
             for name, view in views.items():
                 yield name, view.view(self.shapes[name])
 
@@ -81,6 +86,12 @@ class MasterState:
         """Copy the fp32 weights into the weights the model computes with; collective when they are sharded."""
         with torch.no_grad():
             self._push(self._engine)
+
+    def _own_memory(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for name, fragment in self._fragments.items():
+            assert fragment is not None, f"{name}: no rank holds it"
+            flat = tensors[fragment.shard].detach().view(-1)
+            yield name, flat.narrow(0, fragment.shard_offset, fragment.numel).view(self.shapes[name])
 
     def _buckets(self) -> Iterator[list[str]]:
         names: list[str] = []

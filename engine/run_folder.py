@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from engine.checkpoint import candidates, published
-from engine.checkpoint_files import MANIFEST, replace_text
+from engine.checkpoint import candidates
+from engine.checkpoint_files import replace_text
+from engine.checkpoint_manifest import MANIFEST
+from engine.checkpoint_retention import published
 from engine.errors import CheckpointError, RunFolderError, StateRefusedError
 
 METRICS = "metrics.jsonl"
-OUTCOMES = ("evaluation*.json", "predictions*.csv", "routing*.json", "reconstructions*.npz")
+OUTCOMES = ("finished.json", "evaluation*.json", "predictions*.csv", "routing*.json", "reconstructions*.npz")
 
 
 class RunFolder:

@@ -52,10 +52,15 @@ class Telemetry:
         self._interval_start = time.perf_counter()
         self._interval_steps = 0
         self._data_seconds = 0.0
+        self._save_seconds = 0.0
 
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for data."""
         self._data_seconds += seconds
+
+    def saved(self, seconds: float) -> None:
+        """Count time in which training waited for a checkpoint to be copied, or for the one before to be written."""
+        self._save_seconds += seconds
 
     @torch.no_grad()
     def observe(
@@ -78,6 +83,7 @@ class Telemetry:
         times = {
             "time/step": seconds / self._interval_steps,
             "time/data": self._data_seconds / self._interval_steps,
+            "time/save": self._save_seconds / self._interval_steps,
             "time/samples_per_second": self._samples_per_step * self._interval_steps / seconds,
         }
         self.write({"step": step, **values, "lr": lr, "grad_norm": norm, **self.counters(), **times})
@@ -89,6 +95,7 @@ class Telemetry:
         self._interval_start = time.perf_counter()
         self._interval_steps = 0
         self._data_seconds = 0.0
+        self._save_seconds = 0.0
 
     def counters(self) -> dict[str, int]:
         """Counts over all ranks since step 0, those of the run that is continued included; collective."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from engine import checkpoint_files
 from engine.checkpoint_files import discard, replace_text, verify_checkpoint, write_checkpoint
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, SaveError
 
 TENSORS = {
     "model.safetensors": {"a.weight": torch.arange(600.0).view(20, 30), "a.bias": torch.full((3,), -0.0)},
@@ -45,13 +45,8 @@ def test_every_flipped_bit_is_found(written: Path, tmp_path: Path) -> None:
         data = bytearray(victim.read_bytes())
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         victim.write_bytes(data)
-        try:
-            manifest = verify_checkpoint(copy)
-        except CheckpointError as error:
-            assert str(copy) in str(error)
-        else:
-            # A flip in the white space or in an unread field of the manifest leaves the content confirmed.
-            assert victim.name == "manifest.json" and set(manifest["files"]) >= {*TENSORS, *RECORDS}
+        with pytest.raises(CheckpointError, match=re.escape(str(victim))):
+            verify_checkpoint(copy)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
@@ -81,9 +76,10 @@ def test_full_disk_names_path_and_space_and_leaves_nothing(tmp_path: Path, monke
     def refuse(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_files, "save_file", refuse)
+    monkeypatch.setattr(os, "write", refuse)
     folder = tmp_path / "checkpoints/step-00000001"
-    with pytest.raises(CheckpointError, match=r"step-00000001: cannot write \d+ bytes \(\d+ free\): .*No space left"):
+    said = r"step-00000001: cannot write the checkpoint: No space left on device; \d+ bytes needed, \d+ bytes .* free"
+    with pytest.raises(SaveError, match=said):
         write_checkpoint(folder, TENSORS, RECORDS)
     assert list(folder.parent.iterdir()) == []
 
