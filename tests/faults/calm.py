@@ -1,4 +1,4 @@
-"""Runs that nobody disturbs, one for each way of starting, and starting others in the same way to be compared to them."""
+"""Undisturbed runs, one for each way of starting, and starting others in the same way to be compared to them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def phase(run_dir: Path) -> str:
 
 
 def at_random(trial: trials.Trial, run_dir: Path, draw: random.Random, seconds: float) -> None:
-    """Wait for a random moment: of the run's life, or, for half of the draws, within a save or the removal of an old one."""
+    """Wait for a random moment of the run's life or, half of the time, within a save or the removal of an old one."""
     kind = draw.choice(("life", "life", "save", "prune"))
     if kind == "life":
         time.sleep(draw.uniform(0, seconds))
