@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from engine.checkpoint import candidates
 from engine.checkpoint_files import replace_text
 from engine.checkpoint_manifest import MANIFEST
 from engine.checkpoint_retention import published
 from engine.errors import CheckpointError, RunFolderError, StateRefusedError
+from engine.lease import PREFIX, Lease
 
 METRICS = "metrics.jsonl"
 OUTCOMES = ("finished.json", "evaluation*.json", "predictions*.csv", "routing*.json", "reconstructions*.npz")
 
 
 class RunFolder:
-    """One run's folder; `claim` keeps a second run out of it for as long as this process lives."""
+    """One run's folder; `claim` keeps other runs out of it, on whatever machine, for as long as this process lives."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lease: Lease | None = None
         self._created: list[Path] = []
 
     def claim(self) -> None:
@@ -33,35 +32,41 @@ class RunFolder:
         created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+            lease = Lease(self.path)
+            lease.take()
         except OSError as error:
             raise RunFolderError(f"run_dir: {self.path}: cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise StateRefusedError(f"{self.path}: in use by {owner}") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        lock.flush()
-        self._lock = lock
+        self._lease = lease
         self._created = created
+
+    def check(self) -> None:
+        """To be called before writing: StateRefusedError if another run has taken the folder that was claimed here."""
+        if self._lease is not None:
+            self._lease.check()
 
     def withdraw(self) -> None:
         """Remove a folder that `claim` made and in which no step was logged or saved, as if nobody had come."""
-        if self._created and not last_step(self.path / METRICS) and not (self.path / "checkpoints").exists():
-            shutil.rmtree(self.path, ignore_errors=True)
-            for folder in self._created[1:]:
+        if self._lease is not None and self._created and not self._holds_progress():
+            for path in self.path.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif not path.name.startswith(PREFIX):
+                    path.unlink(missing_ok=True)
+            # The last thing to go: whoever takes the folder now keeps it.
+            self._lease.remove()
+            for folder in self._created:
                 with suppress(OSError):
                     folder.rmdir()
         self.release()
 
+    def _holds_progress(self) -> bool:
+        return bool(last_step(self.path / METRICS)) or (self.path / "checkpoints").exists()
+
     def release(self) -> None:
         """Let other runs have the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def source(self, resume: str, save_every: int | None) -> Path | None:
         """Where to continue from under `--resume auto|never|PATH`; None: start at step 0.

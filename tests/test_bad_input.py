@@ -374,7 +374,7 @@ def contents(root: Path) -> dict[str, bytes | None]:
     return {
         path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None
         for path in root.rglob("*")
-        if path.name != ".lock"
+        if not path.name.startswith(".lease-")
     }
 
 
