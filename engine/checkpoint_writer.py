@@ -26,12 +26,12 @@ PHASE = "writing the checkpoint"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """The content of one checkpoint: safetensors files and JSON files by name. `ready` waits for the copies."""
+    """The content of one checkpoint: safetensors files and JSON files by name, complete once `begin` has returned."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     records: Mapping[str, Mapping[str, Any]]
-    ready: Callable[[], None]
+    begin: Callable[[], None]
 
 
 class CheckpointWriter:
@@ -113,7 +113,6 @@ class CheckpointWriter:
 
     def _run(self, snapshot: Snapshot) -> None:
         try:
-            snapshot.ready()
             publish(self._folder, snapshot, self._retention)
         except BaseException as error:
             self._failure = error
@@ -123,6 +122,7 @@ def publish(folder: Path, snapshot: Snapshot, retention: Retention) -> None:
     """Write one checkpoint of a run, point at it, remove the ones that are not kept."""
     target = folder / f"step-{snapshot.step:08d}"
     try:
+        snapshot.begin()
         sweep(folder)
         write_checkpoint(target, snapshot.tensors, snapshot.records)
         update(folder, target, retention)
