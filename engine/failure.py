@@ -11,10 +11,12 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from engine.runtime import exit_code_of
+from engine.watchdog.heartbeat import Mark, pulse
 
 INTERRUPTED = 130
 PEER_LOST = 4
 PATIENCE_SECONDS = 10.0
+LOST_WORDS = ("gloo/transport", "Connection closed by peer", "Connection reset", "Timed out waiting")
 
 
 def report(error: BaseException) -> int:
@@ -29,20 +31,23 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if getattr(error, "told_elsewhere", False):
+        pulse.leave(Mark.TOLD, exit_code_of(error))
         return exit_code_of(error)
     rank, world_size = int(os.environ.get("RANK", "0")), os.environ.get("WORLD_SIZE", "1")
     named = f"rank {rank} of {world_size}: " if rank else ""
     if _is_lost_peer(error):
-        print(f"error: {named}lost contact with another rank", file=sys.stderr, flush=True)
-        return PEER_LOST
+        return _tell_of_lost_peer(error, named)
+    text = " ".join((_os_text(error) if isinstance(error, OSError) else str(error)).split())
+    pulse.leave(Mark.TOLD, exit_code_of(error), f"{type(error).__name__}: {text}")
     # A full disk or a missing permission is no defect of the program.
     refused = isinstance(error, OSError) and error.strerror is not None
     if not refused and not isinstance(getattr(error, "exit_code", None), int):
         traceback.print_exception(error)
+        where = f"rank {rank} of {world_size} on {os.uname().nodename}: step {pulse.step}, {pulse.phase.label}"
+        print(f"error: {where}: {type(error).__name__}: {text}", file=sys.stderr, flush=True)
     else:
         _let_the_first_rank_speak()
-        text = _os_text(error) if isinstance(error, OSError) else str(error)
-        print(f"error: {named}{' '.join(text.split())}", file=sys.stderr, flush=True)
+        print(f"error: {named}{text}", file=sys.stderr, flush=True)
     return exit_code_of(error)
 
 
@@ -57,9 +62,20 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _tell_of_lost_peer(error: BaseException, named: str) -> int:
+    # The watchdog knows which rank is lost; it says what is said here only if it finds nobody. A rank that has told its
+    # own failure decides how all of its node leave.
+    if not pulse.watched:
+        print(f"error: {named}lost contact with another rank", file=sys.stderr, flush=True)
+    pulse.leave(Mark.LOST, PEER_LOST, " ".join(str(error).split()))
+    return pulse.told_status() or PEER_LOST
+
+
 def _is_lost_peer(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("Connection closed by peer" in text or "Connection reset" in text)
+    """True for what a collective raises: plain runtime errors of gloo, errors with a type of their own from NCCL."""
+    return isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and any(words in str(error) for words in LOST_WORDS)
+    )
 
 
 def _os_text(error: OSError) -> str:

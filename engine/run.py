@@ -17,6 +17,9 @@ from engine.runtime import Runtime, say
 from engine.schedule import build_schedule
 from engine.stop import StopRequest
 from engine.telemetry import Telemetry, describe_environment
+from engine.watchdog.heartbeat import pulse
+from engine.watchdog.node import FAILURE
+from engine.watchdog.phases import Phase
 
 BACKENDS = "backends.json"
 
@@ -55,6 +58,7 @@ def execute(
         folder.path / "checkpoints", runtime=runtime, task=task, state=state, average=average, identity=identity
     )
     if source is not None:
+        pulse.enter(Phase.LOAD)
         start, counters = checkpoints.load(source)
     else:
         start, counters = 0, {}
@@ -96,6 +100,7 @@ def _open_telemetry(
 ) -> Telemetry:
     """Write what describes this process and continue metrics.jsonl at step `start`."""
     if runtime.rank == 0:
+        (folder.path / FAILURE).unlink(missing_ok=True)
         cut_metrics(folder.path / METRICS, start)
         folder.write_json("env.json", describe_environment(runtime))
         folder.write_json("ds_config.json", build_ds_config(config, runtime.world_size))

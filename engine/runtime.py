@@ -6,13 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from engine.errors import PeerFailedError
+from engine.watchdog.heartbeat import Mark, pulse
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
+JOIN_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +36,14 @@ class Runtime:
         tensor = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
         return int(tensor[0])
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank gives, in the order of ranks."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
 
     @contextmanager
     def together(self, phase: str) -> Iterator[None]:
@@ -60,6 +72,7 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group after the other ranks have come this far too."""
         dist.barrier(group=self.control)
+        pulse.leave(Mark.FINISHED, 0)
         dist.destroy_process_group()
 
 
@@ -69,8 +82,12 @@ def exit_code_of(error: BaseException) -> int:
     return code if isinstance(code, int) and code > 0 else 1
 
 
-def start_runtime() -> Runtime:
-    """Join the process group the launcher described in the environment, or form a group of one without any port."""
+def start_runtime(limit: float = JOIN_SECONDS) -> Runtime:
+    """Join the process group the launcher described in the environment, or form a group of one without any port.
+
+    `limit` is for all ranks to come, and for collectives until `engine.watchdog.guard` sets limits of its own.
+    """
+    timeout = timedelta(seconds=limit)
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
@@ -81,9 +98,10 @@ def start_runtime() -> Runtime:
     else:
         _share_cores()
     if "RANK" not in os.environ:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    _init_deepspeed(backend)
-    control = dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    _init_deepspeed(backend, timeout)
+    control = dist.new_group(backend="gloo", timeout=timeout) if on_gpu else dist.group.WORLD
     assert control is not None
     return Runtime(
         rank=dist.get_rank(), local_rank=local_rank, world_size=dist.get_world_size(), device=device, control=control
@@ -97,14 +115,14 @@ def _share_cores() -> None:
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_SIZE", "1"))))
 
 
-def _init_deepspeed(backend: str) -> None:
+def _init_deepspeed(backend: str, timeout: timedelta) -> None:
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
     # The op is compiled on first use and never unlinks its buffers in /dev/shm; gloo does the same work without it.
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
 
 
 def say(runtime: Runtime, message: str) -> None:

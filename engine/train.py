@@ -15,9 +15,9 @@ from engine.errors import EXIT_DONE, EXIT_SAVED
 from engine.failure import leave, report
 from engine.run import Choices, execute
 from engine.run_folder import RunFolder
-from engine.runtime import start_runtime
 from engine.shared_memory import sweep_semaphores
 from engine.stop import StopRequest
+from engine.watchdog.start import start_watched
 from kernels import backends
 from s4d.config import blamed_on, load, save
 from s4d.data.loader import build_batches
@@ -30,7 +30,7 @@ def train(arguments: list[str]) -> int:
     config = load(options.config, options.overrides)
     stop = StopRequest()
     stop.install()
-    runtime = start_runtime()
+    runtime = start_watched(Path(config.run_dir), config.engine.phase_seconds)
     folder = RunFolder(Path(config.run_dir))
     with runtime.together("start-up"), blamed_on(options.config, options.overrides):
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)

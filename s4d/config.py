@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from s4d.atomic_files import write_atomically
 from s4d.config_data import DataConfig
@@ -25,6 +25,9 @@ from s4d.errors import UsageError
 
 Weight = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+# As engine.watchdog.phases has them, and how long the watchdog of another node may be silent.
+PHASES = ("start", "load", "data", "forward", "backward", "step", "evaluate", "save", "finish", "contact")
 
 
 class MoaeConfig(Section):
@@ -145,6 +148,18 @@ class EngineConfig(Section):
     keep_last: int = Field(default=2, ge=1)
     eval_every: int | None = Field(default=None, ge=1, description="steps between evaluations; null: only at the end")
     backends: dict[str, str] = Field(default={}, description="op -> backend, for example {attention: reference}")
+    phase_seconds: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description=f"seconds a rank may be silent before the run is ended, over the defaults: {', '.join(PHASES)}",
+    )
+
+    @field_validator("phase_seconds")
+    @classmethod
+    def _phases_exist(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in PHASES:
+                raise ValueError(f"unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> EngineConfig:

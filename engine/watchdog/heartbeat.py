@@ -19,8 +19,8 @@ from engine.watchdog.phases import Phase
 
 HEADER_BYTES = 64
 SLOT_BYTES = 1024
-# Order to leave (1: leave), port of the watchdog's server.
-_HEADER = struct.Struct("<BxH")
+# Order to leave (1: leave), port of the watchdog's server, process id of the watchdog.
+_HEADER = struct.Struct("<BxHI")
 # Monotonic seconds of the last change, changes so far, step, phase, whether this is the first step.
 _BEAT = struct.Struct("<dqqBB")
 # Mark, exit status, length of the text.
@@ -83,13 +83,14 @@ class Board:
         self.memory[0] = 1
 
     @property
-    def port(self) -> int:
-        """Port of the watchdog's server, 0 until it listens."""
-        return int(_HEADER.unpack_from(self.memory, 0)[1])
+    def watchdog(self) -> tuple[int, int]:
+        """Process id of the node's watchdog and the port it serves other nodes on; zeros until it is there."""
+        _, port, pid = _HEADER.unpack_from(self.memory, 0)
+        return pid, port
 
-    @port.setter
-    def port(self, value: int) -> None:
-        _HEADER.pack_into(self.memory, 0, self.memory[0], value)
+    def sign(self, port: int) -> None:
+        """Say, as the watchdog, that this process watches from now on."""
+        _HEADER.pack_into(self.memory, 0, 0, port, os.getpid())
 
     def read(self, slot: int) -> Beat:
         """What a rank says now."""
@@ -113,19 +114,30 @@ class Pulse:
     """This process's own slot; before `attach` it writes where nobody reads."""
 
     def __init__(self) -> None:
+        self._board: Board | None = None
         self._memory: mmap.mmap | bytearray = bytearray(SLOT_BYTES)
         self._at = 0
         self._count = 0
         self._first_step: int | None = None
-        self.watched = False
+        self.first_step = True
         self.phase = Phase.START
         self.step = 0
 
     def attach(self, board: Board, slot: int) -> None:
         """Write into a slot of `board` from now on."""
+        self._board = board
         self._memory, self._at = board.memory, HEADER_BYTES + slot * SLOT_BYTES
-        self.watched = True
         self.enter(self.phase, self.step)
+
+    @property
+    def watched(self) -> bool:
+        """True once a watchdog reads it."""
+        return self._board is not None
+
+    def told_status(self) -> int | None:
+        """Exit status of a rank of this node that has said why it failed, None if none has."""
+        beats = [self._board.read(slot) for slot in range(self._board.slots)] if self._board else []
+        return next((beat.status for beat in beats if beat.mark == Mark.TOLD), None)
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
         """Say that `phase` of optimizer step `step` (the first is 1; None: the present one) begins now.
@@ -135,10 +147,10 @@ class Pulse:
         step = self.step if step is None else step
         if self._first_step is None and phase == Phase.DATA:
             self._first_step = step
-        first = self._first_step is None or step <= self._first_step
+        self.first_step = self._first_step is None or step <= self._first_step
         self._count += 1
         self.phase, self.step = phase, step
-        _BEAT.pack_into(self._memory, self._at, time.monotonic(), self._count, step, phase, first)
+        _BEAT.pack_into(self._memory, self._at, time.monotonic(), self._count, step, phase, self.first_step)
 
     def leave(self, mark: Mark, status: int, text: str = "") -> None:
         """Say how this process is about to leave; the first word counts."""

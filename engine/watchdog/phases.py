@@ -56,6 +56,11 @@ class Limits:
         return max(limit, self.seconds[Phase.START.label]) if first_step else limit
 
     @property
+    def start(self) -> float:
+        """Limit of the start, joining the other ranks included."""
+        return self.seconds[Phase.START.label]
+
+    @property
     def contact(self) -> float:
         """Limit of another node's silence."""
         return self.seconds[CONTACT]
