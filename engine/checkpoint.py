@@ -1,7 +1,8 @@
 """Checkpoints of a run: what is in them, when they are published, which one is loaded.
 
 `checkpoints/step-00000020/` holds model.safetensors (fp32 weights), optimizer.safetensors (AdamW moments),
-ema.safetensors if an average is kept, state.json (counters), config.json (the task's description) and manifest.json.
+ema.safetensors if an average is kept, state.json (counters), settings.json (what the run is, see `engine.drift`),
+config.json (the task's description) and manifest.json.
 Every tensor is whole and named, so that any world size and ZeRO stage can load it.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.checkpoint_files import ASIDE, discard, replace_text, verify_checkpoint, write_checkpoint
+from engine.drift import Settings, find_drift
 from engine.ema import MovingAverage
 from engine.errors import CheckpointError, StateRefusedError
 from engine.master_state import MOMENTS, MasterState
@@ -24,15 +25,7 @@ from engine.protocols import Task
 from engine.runtime import Runtime, say
 
 MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Identity:
-    """What must not change between a run and its continuation, or the step number would mean something else."""
-
-    seed: int
-    samples_per_step: dict[str, int]
-    total_steps: int
+STATE, SETTINGS, CONFIG = "state.json", "settings.json", "config.json"
 
 
 class Checkpoints:
@@ -46,19 +39,19 @@ class Checkpoints:
         task: Task,
         state: MasterState,
         average: MovingAverage,
-        identity: Identity,
+        settings: Settings,
     ) -> None:
         self._folder = folder
         self._runtime = runtime
         self._task = task
         self._state = state
         self._average = average
-        self._identity = identity
+        self._settings = settings
 
     def save(self, step: int, *, counters: Mapping[str, int], keep_last: int) -> None:
         """Publish the state after `step` optimizer steps and remove all but the newest `keep_last`; collective."""
         tensors = self._collect()
-        state = {"step": step, "counters": dict(counters), **asdict(self._identity)}
+        state = {"step": step, "counters": dict(counters)}
         with self._runtime.together("the checkpoint"):
             if self._runtime.rank == 0:
                 self._publish(state, tensors, keep_last)
@@ -87,7 +80,8 @@ class Checkpoints:
         if target.exists() and _problem(target) is not None:
             discard(target)
         if not target.exists():
-            write_checkpoint(target, tensors, {"state.json": state, "config.json": self._task.describe()})
+            records = {STATE: state, SETTINGS: self._settings, CONFIG: self._task.describe()}
+            write_checkpoint(target, tensors, records)
         replace_text(self._folder / "latest", target.name + "\n")
         for old in published(self._folder)[keep_last:]:
             if old != target:
@@ -97,7 +91,7 @@ class Checkpoints:
         """Put a checkpoint folder, or the newest intact one of a run folder, in place; returns its step and counters.
 
         A damaged checkpoint of a run is reported and the one before it taken. StateRefusedError if none is left or if
-        it belongs to a run with another seed, batch or length; CheckpointError if `source` itself is damaged or if its
+        it belongs to a run with other settings; CheckpointError if `source` itself is damaged or if its
         tensors do not fit the model.
         """
         chosen = -1
@@ -106,9 +100,12 @@ class Checkpoints:
                 chosen = self._choose(source)
         folder = candidates(source)[self._runtime.agree(chosen)]
         with self._runtime.together("loading the checkpoint"):
+            accepted = self._compare_settings(folder)
             state = self._restore(folder)
         self._state.push()
         say(self._runtime, f"continuing from {folder} (step {state['step']})")
+        for line in accepted:
+            say(self._runtime, f"changed since then: {line}")
         return state["step"], state["counters"]
 
     def _choose(self, source: Path) -> int:
@@ -126,14 +123,25 @@ class Checkpoints:
         tried = "; ".join(map(str, problems)) or "no checkpoint there"
         raise StateRefusedError(f"{source}: nothing that can be loaded ({tried}); --fresh starts over")
 
+    def _compare_settings(self, folder: Path) -> tuple[str, ...]:
+        """Changes that a continuation may make; StateRefusedError names all the others."""
+        try:
+            stored = json.loads((folder / SETTINGS).read_bytes())
+        except FileNotFoundError:
+            raise StateRefusedError(
+                f"{folder}: has no {SETTINGS}, so nobody knows what run it belongs to; "
+                "start a new run from its weights with model.init_from"
+            ) from None
+        drift = find_drift(stored, self._settings)
+        if drift.refused:
+            raise StateRefusedError(
+                f"{folder}: a run cannot go on with other settings: {'; '.join(drift.refused)}; "
+                "take the old values, or start over with --fresh, or a new run with model.init_from"
+            )
+        return drift.accepted
+
     def _restore(self, folder: Path) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
-        for field, expected in asdict(self._identity).items():
-            if state[field] != expected:
-                raise StateRefusedError(
-                    f"{folder / 'state.json'}: {field} was {state[field]}, this run has {expected}; "
-                    "continue with the old value or start over with --fresh"
-                )
+        state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
         self._state.reset_optimizer(state["step"])
         self._read(folder / MODEL, "", self._state.shards)
         for key in MOMENTS:

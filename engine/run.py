@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.checkpoint import Checkpoints, Identity
+from engine.checkpoint import Checkpoints
+from engine.drift import run_settings
 from engine.ds_config import build_ds_config
 from engine.ds_engine import build_engine
 from engine.ema import MovingAverage
@@ -52,10 +53,9 @@ def execute(
         choices.replay(folder.read_json(BACKENDS) or {})
     engine, state = build_engine(task, config, runtime)
     average = MovingAverage(state, config.optim.ema)
-    per_step = batches.samples_per_step
-    identity = Identity(seed=config.seed, samples_per_step=dict(per_step), total_steps=batches.total_steps)
+    settings = run_settings(config, batches, runtime.world_size)
     checkpoints = Checkpoints(
-        folder.path / "checkpoints", runtime=runtime, task=task, state=state, average=average, identity=identity
+        folder.path / "checkpoints", runtime=runtime, task=task, state=state, average=average, settings=settings
     )
     if source is not None:
         pulse.enter(Phase.LOAD)
@@ -63,7 +63,7 @@ def execute(
     else:
         start, counters = 0, {}
         say(runtime, f"starting at step 0 of {batches.total_steps}")
-    samples = sum(per_step.values())
+    samples = sum(batches.samples_per_step.values())
     with runtime.together("writing to the run folder"):
         if runtime.rank == 0:
             save_config(folder.path / "config.yaml")

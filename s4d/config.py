@@ -16,10 +16,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from s4d.atomic_files import write_atomically
 from s4d.config_data import DataConfig
+from s4d.config_drift import Setting, settings
 from s4d.config_overrides import ORIGIN, apply_overrides
 from s4d.config_problems import describe
 from s4d.config_recipes import with_recipe
-from s4d.config_section import Modality, Section
+from s4d.config_section import FREE, Modality, Section
 from s4d.config_yaml import dump_yaml, read_yaml
 from s4d.errors import UsageError
 
@@ -105,7 +106,7 @@ class BatchConfig(Section):
     """Global quotas of one optimizer step: views per source, over all ranks and accumulation."""
 
     per_step: dict[str, int] = Field(description="source name -> views in one optimizer step")
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1, json_schema_extra=FREE)
     batching: Literal["packed", "alternate"] = Field(
         default="packed", description="alternate: one modality per step, as released"
     )
@@ -139,14 +140,18 @@ class OptimConfig(Section):
 class EngineConfig(Section):
     """How the run is executed."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=1, json_schema_extra=FREE)
     precision: Literal["fp32", "bf16"] = "bf16"
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1, description="optimizer steps in all; instead of epochs")
-    log_every: int = Field(default=10, ge=1)
-    save_every: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: only at the end")
-    keep_last: int = Field(default=2, ge=1)
-    eval_every: int | None = Field(default=None, ge=1, description="steps between evaluations; null: only at the end")
+    log_every: int = Field(default=10, ge=1, json_schema_extra=FREE)
+    save_every: int | None = Field(
+        default=None, ge=1, description="steps between checkpoints; null: only at the end", json_schema_extra=FREE
+    )
+    keep_last: int = Field(default=2, ge=1, json_schema_extra=FREE)
+    eval_every: int | None = Field(
+        default=None, ge=1, description="steps between evaluations; null: only at the end", json_schema_extra=FREE
+    )
     backends: dict[str, str] = Field(default={}, description="op -> backend, for example {attention: reference}")
     phase_seconds: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={},
@@ -176,15 +181,22 @@ class EvalConfig(Section):
     )
     temporal_views: int = Field(default=2, ge=1, description="distinct windows that together cover the whole clip")
     spatial_views: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=16, ge=1, description="clips per rank and forward; images use four times as many")
-    frame_baseline: bool = Field(default=False, description="also score clips by their best single frame repeated")
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        description="clips per rank and forward; images use four times as many",
+        json_schema_extra=FREE,
+    )
+    frame_baseline: bool = Field(
+        default=False, description="also score clips by their best single frame repeated", json_schema_extra=FREE
+    )
 
 
 class Config(Section):
     """One complete run."""
 
-    name: str
-    run_dir: str = Field(min_length=1)
+    name: str = Field(json_schema_extra=FREE)
+    run_dir: str = Field(min_length=1, json_schema_extra=FREE)
     seed: int = 0
     task: Literal["pretrain", "finetune"]
     mode: Literal["single", "multitask", "moae"] = Field(
@@ -204,6 +216,10 @@ class Config(Section):
         if problem:
             raise ValueError(problem)
         return self
+
+    def settings(self) -> dict[str, Setting]:
+        """Every field, with what a continuation of the run needs to know about it; see `s4d.config_drift`."""
+        return settings(self)
 
     def _quota_problem(self) -> str | None:
         names = [source.name for source in self.data.sources]

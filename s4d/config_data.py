@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from s4d.config_section import Modality, Section
+from s4d.config_section import FREE, Modality, Section, alike
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Ratio = Annotated[float, Field(gt=0)]
@@ -62,9 +62,11 @@ class SourceConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="unique; also the name of the classification head")
     modality: Modality
-    manifest: str
+    manifest: str = Field(json_schema_extra=FREE, description="what it lists must stay; the file may move")
     cache: str | None = Field(
-        default=None, description="folder that `s4d data cache` wrote for this manifest; null: decode the files"
+        default=None,
+        description="folder that `s4d data cache` wrote for this manifest; null: decode the files",
+        json_schema_extra=FREE,
     )
     train_split: str = "train"
     test_split: str = "test"
@@ -101,17 +103,19 @@ class DataConfig(Section):
     order: Literal["natural", "lexicographic"] = Field(
         default="natural", description="order of frame files in a folder"
     )
-    on_error: Literal["error", "skip"] = "error"
+    on_error: Literal["error", "skip"] = Field(default="error", json_schema_extra=FREE)
     backend: Literal["auto", "pyav", "dali", "torchcodec"] = Field(
         default="auto",
         description="what decodes training media (evaluation: pyav; torchcodec: videos alone); auto: pyav on a CPU, on "
         "a GPU the fastest on the run's own files",
+        json_schema_extra=alike("pyav", "torchcodec"),
     )
     workers: int = Field(
         default=1,
         ge=0,
         description="decoding processes per rank; 0: decode in the training process, where a bad file has no limits of "
         "time and memory",
+        json_schema_extra=FREE,
     )
     val_share: float = Field(
         default=0.0, ge=0, lt=1, description="share of the train split carved off by identity for selection"

@@ -227,11 +227,11 @@ CASES: dict[str, Case] = {
     "init-pickle": Case(f"{TRAIN} model.init_from=harmful.pth", 1, ("harmful.pth", "model.safetensors"), harmful),
     "resume-size": Case(
         "train --config finetune.yaml model.embed_dim=64",
-        1,
-        (f"{TUNED}/model.safetensors", "another model"),
+        3,
+        (TUNED, "model.embed_dim: 32 -> 64"),
         trained=True,
     ),
-    "resume-seed": Case("train --config finetune.yaml seed=5", 3, (f"{TUNED}/state.json", "seed was 0"), trained=True),
+    "resume-seed": Case("train --config finetune.yaml seed=5", 3, (TUNED, "seed: 0 -> 5"), trained=True),
     "resume-nowhere": Case(f"{TRAIN} --resume runs/absent", 1, ("--resume", "runs/absent")),
     "resume-damaged": Case(
         f"{TRAIN} {NEW} --resume {TUNED}",

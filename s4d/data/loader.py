@@ -67,6 +67,16 @@ class TrainBatches:
                 raise UsageError(f"{FIELD}: the run so far was decoded by {choices[FIELD]}: {reason}")
             self._backend = choices[FIELD]
 
+    def fingerprints(self) -> dict[str, str | None]:
+        """Hashes of every source's list of samples and of its cache, None where it has none."""
+        sources = {source.config.name: source for source in self.plan.sources}
+        hashes: dict[str, str | None] = {}
+        for index, settings in enumerate(self.config.data.sources):
+            source = sources[settings.name]
+            hashes[f"data.sources.{index}.manifest (content)"] = source.fingerprint
+            hashes[f"data.sources.{index}.cache (content)"] = source.cache.id if source.cache is not None else None
+        return hashes
+
     def counters(self) -> dict[str, int]:
         """Unreadable samples met so far in the steps handed out, by modality."""
         return dict(self._skipped)

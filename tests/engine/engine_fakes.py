@@ -143,6 +143,9 @@ class TinyBatches:
             self.handed_out += 1
             yield [TinyBatch(x=x[at : at + size], y=y[at : at + size]) for at in offsets]
 
+    def fingerprints(self) -> dict[str, str | None]:
+        return {}
+
     def counters(self) -> dict[str, int]:
         return {"data/handed_out": self.handed_out}
 
@@ -170,9 +173,11 @@ def tiny_config(run_dir: Path, **changes: Any) -> Any:
     batch = {"per_step": {"all": GLOBAL_BATCH}, "accumulation": 1}
     for section in (engine, optim, batch):
         section.update({name: value for name, value in changes.items() if name in section})
+    seed = changes.get("seed", 0)
     return SimpleNamespace(
         run_dir=str(run_dir),
-        seed=changes.get("seed", 0),
+        seed=seed,
+        settings=lambda: {"seed": {"value": seed, "default": 0, "free": False}},
         engine=SimpleNamespace(**engine),
         optim=SimpleNamespace(**optim),
         batch=SimpleNamespace(**batch),

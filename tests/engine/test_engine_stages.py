@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.launch
 
 KINDS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 0), ("bf16", 1), ("bf16", 3)]
-FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "config.json")
+FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "settings.json", "config.json")
 
 
 def job(run_dir: Path, precision: str, stage: int, **more: Any) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def test_checkpoint_of_another_model_names_file_and_tensor(moved: Path) -> None:
 
 def test_another_seed_is_refused(moved: Path) -> None:
     outcome = (moved / "reseeded/outcome-0.txt").read_text()
-    assert outcome.startswith("StateRefusedError 3: ") and "seed was 0, this run has 1" in outcome
+    assert outcome.startswith("StateRefusedError 3: ") and "seed: 0 -> 1" in outcome
 
 
 def test_flipped_bit_falls_back_to_the_checkpoint_before(runs: Path, moved: Path) -> None:
