@@ -1,13 +1,34 @@
-"""`s4d doctor`: is this machine ready, and what to do if it is not."""
+"""`s4d doctor`: is this machine ready, are these hosts ready, and what to do if they are not."""
 
 from __future__ import annotations
 
-from s4d.cli.output import AsJson, print_json, print_table
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s4d.cli.output import AsJson, print_json, print_lines, print_table
+
+if TYPE_CHECKING:
+    from s4d.cli.doctor_hosts import Findings
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check packages, video decoding, shared memory and disk; exit 1 if a needed part is missing."""
-    import typer
+def doctor(
+    hostfile: Annotated[Path | None, typer.Option(help="Check all hosts of a DeepSpeed hostfile, over ssh.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="With --hostfile: the run folder all must share.")] = None,
+    interface: Annotated[
+        str | None, typer.Option(help="With --hostfile: network interface; left out, that of .deepspeed_env.")
+    ] = None,
+    ssh_port: Annotated[int | None, typer.Option(help="With --hostfile: port of sshd on all hosts.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check packages, video decoding, shared memory and disk; exit 1 if a needed part is missing.
+
+    With --hostfile: can its hosts train together? Versions, clocks, cores, run folder, network.
+    """
+    if hostfile is not None:
+        _doctor_hosts(hostfile, run_dir, interface, ssh_port, as_json)
+        return
 
     from s4d.cli.machine_checks import run_checks
 
@@ -18,3 +39,36 @@ def doctor(as_json: AsJson = False) -> None:
         print_table(("part", "state", "detail", "fix"), [(c.name, c.state, c.detail, c.fix) for c in checks])
     if not all(check.passes for check in checks):
         raise typer.Exit(1)
+
+
+def _doctor_hosts(
+    hostfile: Path, run_dir: Path | None, interface: str | None, ssh_port: int | None, as_json: bool
+) -> None:
+    from s4d.cli.doctor_hosts import check_exports, examine
+    from s4d.hostfile import read_exported, read_hostfile
+
+    hosts, exported = read_hostfile(hostfile), read_exported()
+    interface = interface or exported.get("GLOO_SOCKET_IFNAME")
+    findings = examine(hosts, run_dir=run_dir, interface=interface, ssh_port=ssh_port)
+    if len(hosts) > 1:
+        check_exports(findings, exported)
+    if as_json:
+        print_json(findings.as_dict())
+    else:
+        _print_findings(findings)
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+def _print_findings(findings: Findings) -> None:
+    rows = []
+    for host, facts in findings.facts.items():
+        links = ", ".join(f"{name} {address}" for name, address in facts["interfaces"].items() if name != "lo")
+        offset = f"{facts['clock_offset']:+.3f} s" if "clock_offset" in facts else ""
+        rows.append((host, *facts["versions"].values(), facts["cores"], facts["devices"], links, offset))
+    if rows:
+        parts = next(iter(findings.facts.values()))["versions"]
+        print_table(("host", *parts, "cores", "devices", "interfaces", "clock"), rows)
+    problems = findings.problems
+    print_lines([f"{problem.host}: {problem.problem}; fix: {problem.fix}" for problem in problems])
+    print_lines([f"{len(problems)} problems" if problems else f"{len(rows)} hosts are ready"])
