@@ -12,6 +12,8 @@ from pathlib import Path
 # No scheduler sends this one. Python's handler for it is C code that needs no lock of the interpreter.
 STACK_SIGNAL = signal.SIGRTMIN + 5
 STACK_SECONDS = 1.5
+# A dump that has not grown for so long is whole.
+STABLE_SECONDS = 0.1
 MAX_STACK_BYTES = 1 << 16
 _THREAD = re.compile(r"^(?:Thread|Current thread) 0x([0-9a-f]+)")
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
@@ -52,8 +54,15 @@ def stacks_of(processes: dict[int, int]) -> dict[int, str]:
     for pid in processes:
         with suppress(ProcessLookupError):
             os.kill(pid, STACK_SIGNAL)
-    time.sleep(STACK_SECONDS)
-    return {pid: _text(pid, descriptor, before[pid]) for pid, descriptor in processes.items()}
+    end = time.monotonic() + STACK_SECONDS
+    dumps = dict.fromkeys(processes, "")
+    while time.monotonic() < end:
+        time.sleep(STABLE_SECONDS)
+        earlier = dumps
+        dumps = {pid: _text(pid, descriptor, before[pid]) for pid, descriptor in processes.items()}
+        if all(dumps.values()) and dumps == earlier:
+            break
+    return dumps
 
 
 def _dump_path(pid: int, descriptor: int) -> str:
