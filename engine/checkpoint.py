@@ -8,24 +8,28 @@ Every tensor is whole and named, so that any world size and ZeRO stage can load 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.checkpoint_files import ASIDE, discard, replace_text, verify_checkpoint, write_checkpoint
+from engine.checkpoint_files import STATE, read_plain, verify_checkpoint
+from engine.checkpoint_manifest import MANIFEST, MAX_BYTES, is_whole, parse_json
+from engine.checkpoint_retention import Retention, published
+from engine.checkpoint_writer import CheckpointWriter, Snapshot
 from engine.drift import Settings, find_drift
 from engine.ema import MovingAverage
-from engine.errors import CheckpointError, StateRefusedError
+from engine.errors import CheckpointError, StateRefusedError, UnknownScoreError
+from engine.host_copies import HostCopies
 from engine.master_state import MOMENTS, MasterState
-from engine.protocols import Task
+from engine.protocols import EngineSettings, Task
 from engine.runtime import Runtime, say
 
 MODEL, OPTIMIZER, EMA = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
-STATE, SETTINGS, CONFIG = "state.json", "settings.json", "config.json"
+SETTINGS, CONFIG = "settings.json", "config.json"
 
 
 class Checkpoints:
@@ -40,6 +44,7 @@ class Checkpoints:
         state: MasterState,
         average: MovingAverage,
         settings: Settings,
+        policy: EngineSettings,
     ) -> None:
         self._folder = folder
         self._runtime = runtime
@@ -47,14 +52,69 @@ class Checkpoints:
         self._state = state
         self._average = average
         self._settings = settings
+        self._keep_best = policy.keep_best
+        self._scores: tuple[int, Mapping[str, float]] = (0, {})
+        self._copies = HostCopies(runtime.device)
+        self._writer = CheckpointWriter(
+            folder,
+            runtime=runtime,
+            retention=Retention(keep_last=policy.keep_last, keep_every=policy.keep_every, keep_best=policy.keep_best),
+            allowed_failures=policy.save_failures,
+        )
 
-    def save(self, step: int, *, counters: Mapping[str, int], keep_last: int) -> None:
-        """Publish the state after `step` optimizer steps and remove all but the newest `keep_last`; collective."""
+    def save(self, step: int, *, counters: Mapping[str, int], before: Callable[[], None]) -> None:
+        """Copy the state after `step` optimizer steps; it is published while training goes on; collective.
+
+        `before` is called by rank 0, beside the training, once the copies are complete and before anything is written.
+        Waits for the checkpoint before, which may have failed: see `settle`.
+        """
+        self._writer.free()
+        at, scores = self._scores
+        state = {
+            "step": step,
+            "counters": dict(counters),
+            "scores": dict(scores) if at == step else {},
+        }
         tensors = self._collect()
-        state = {"step": step, "counters": dict(counters)}
-        with self._runtime.together("the checkpoint"):
-            if self._runtime.rank == 0:
-                self._publish(state, tensors, keep_last)
+
+        def begin() -> None:
+            self._copies.finish()
+            before()
+
+        snapshot = Snapshot(
+            step=step,
+            tensors=tensors,
+            records={STATE: state, SETTINGS: self._settings, CONFIG: self._task.describe()},
+            begin=begin,
+        )
+        self._writer.begin(snapshot if self._runtime.rank == 0 else None)
+
+    def hold_updates(self) -> None:
+        """Called before the weights change: on a GPU the change comes after their copies, the host does not wait."""
+        self._copies.hold_updates()
+
+    def settle(self) -> None:
+        """Between steps: raise on all ranks what writing the last checkpoint met, once that is known; collective.
+
+        SaveError for a disk that refuses more often than is allowed, NonFiniteError for a tensor with NaN or infinity.
+        """
+        self._writer.settle()
+
+    def wait(self) -> None:
+        """Before leaving: return when the last checkpoint is published, raise if it is not; collective."""
+        self._writer.wait()
+
+    def linger(self, seconds: float) -> None:
+        """Before leaving for a failure: let a checkpoint that is being written be published; not collective."""
+        self._writer.linger(seconds)
+
+    def scored(self, step: int, scores: Mapping[str, float]) -> None:
+        """Take note of an evaluation; UnknownScoreError if it lacks the score by which checkpoints are kept."""
+        self._scores = (step, scores)
+        with self._runtime.together("the evaluation"):
+            if self._keep_best is not None and self._keep_best not in scores:
+                known = ", ".join(scores) or "none"
+                raise UnknownScoreError(f"engine.keep_best: no score {self._keep_best!r} in the evaluation ({known})")
 
     def _collect(self) -> dict[str, dict[str, Tensor]]:
         """Files and their tensors on rank 0, empty files elsewhere; every rank takes part in gathering."""
@@ -67,25 +127,11 @@ class Checkpoints:
             for prefix, shards in parts:
                 for name, tensor in self._state.gather(shards):
                     if self._runtime.rank == 0:
-                        files[file][prefix + name] = tensor.detach().to("cpu", copy=True)
+                        files[file][prefix + name] = self._copies.take(f"{file}/{prefix}{name}", tensor)
         if self._runtime.rank == 0:
-            files[MODEL] |= {name: buffer.to("cpu") for name, buffer in _saved_buffers(self._task)}
+            for name, buffer in _saved_buffers(self._task):
+                files[MODEL][name] = self._copies.take(f"{MODEL}/{name}", buffer)
         return files
-
-    def _publish(self, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]], keep_last: int) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for stale in self._folder.glob(f"{ASIDE}*-*"):
-            discard(stale)
-        target = self._folder / f"step-{state['step']:08d}"
-        if target.exists() and _problem(target) is not None:
-            discard(target)
-        if not target.exists():
-            records = {STATE: state, SETTINGS: self._settings, CONFIG: self._task.describe()}
-            write_checkpoint(target, tensors, records)
-        replace_text(self._folder / "latest", target.name + "\n")
-        for old in published(self._folder)[keep_last:]:
-            if old != target:
-                discard(old)
 
     def load(self, source: Path) -> tuple[int, dict[str, int]]:
         """Put a checkpoint folder, or the newest intact one of a run folder, in place; returns its step and counters.
@@ -98,7 +144,7 @@ class Checkpoints:
         with self._runtime.together("the search for a checkpoint"):
             if self._runtime.rank == 0:
                 chosen = self._choose(source)
-        folder = candidates(source)[self._runtime.agree(chosen)]
+        folder = self._agreed_folder(source, chosen)
         with self._runtime.together("loading the checkpoint"):
             accepted = self._compare_settings(folder)
             state = self._restore(folder)
@@ -107,6 +153,24 @@ class Checkpoints:
         for line in accepted:
             say(self._runtime, f"changed since then: {line}")
         return state["step"], state["counters"]
+
+    def _agreed_folder(self, source: Path, chosen: int) -> Path:
+        """The folder that rank 0 chose, as this rank sees it: the same to the manifest, or all ranks leave."""
+        index = self._runtime.agree(chosen)
+        manifest = b""
+        with self._runtime.together("the search for a checkpoint"):
+            folders = candidates(source)
+            if index < len(folders) and (folders[index] / MANIFEST).is_file():
+                manifest = read_plain(folders[index] / MANIFEST, MAX_BYTES)
+        mark = int.from_bytes(hashlib.sha256(manifest).digest()[:7], "little")
+        agreed = self._runtime.agree(mark if self._runtime.rank == 0 else 0)
+        with self._runtime.together("the search for a checkpoint"):
+            if mark != agreed:
+                raise CheckpointError(
+                    f"{source}: this rank does not find the checkpoint that rank 0 found: "
+                    "the folder must be one that all nodes share"
+                )
+        return folders[index]
 
     def _choose(self, source: Path) -> int:
         problems = []
@@ -126,7 +190,7 @@ class Checkpoints:
     def _compare_settings(self, folder: Path) -> tuple[str, ...]:
         """Changes that a continuation may make; StateRefusedError names all the others."""
         try:
-            stored = json.loads((folder / SETTINGS).read_bytes())
+            stored = _read_record(folder / SETTINGS)
         except FileNotFoundError:
             raise StateRefusedError(
                 f"{folder}: has no {SETTINGS}, so nobody knows what run it belongs to; "
@@ -141,7 +205,10 @@ class Checkpoints:
         return drift.accepted
 
     def _restore(self, folder: Path) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+        state = _read_record(folder / STATE)
+        step, counters = state.get("step"), state.get("counters")
+        if not isinstance(counters, dict) or not all(map(is_whole, [step, *counters.values()])):
+            raise CheckpointError(f"{folder / STATE}: step or counters are not whole numbers")
         self._state.reset_optimizer(state["step"])
         self._read(folder / MODEL, "", self._state.shards)
         for key in MOMENTS:
@@ -153,7 +220,11 @@ class Checkpoints:
         return state
 
     def _read(self, path: Path, prefix: str, shards: list[Tensor]) -> None:
-        with safe_open(path, framework="pt") as reader:
+        try:
+            opened = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+        with opened as reader:
             names = [name for name in reader.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
             found = {name: tuple(reader.get_slice(name).get_shape()) for name in names}
             for name, shape in self._state.shapes.items():
@@ -183,9 +254,15 @@ def _problem(folder: Path) -> CheckpointError | None:
     return None
 
 
-def published(folder: Path) -> list[Path]:
-    """Checkpoint folders under their final name, newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+def _read_record(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint; FileNotFoundError, or CheckpointError if it is something else."""
+    try:
+        content = parse_json(read_plain(path, MAX_BYTES))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(content).__name__}")
+    return content
 
 
 def candidates(source: Path) -> list[Path]:

@@ -44,6 +44,7 @@ class Training:
         """Train from step `start` to the end; True when done, False when stopped early on request, both saved."""
         stream = self.batches.steps(start)
         for step in range(start, self.batches.total_steps):
+            self.checkpoints.settle()
             pulse.enter(Phase.DATA, step + 1)
             micro_batches = self.next_batches(stream)
             if micro_batches is None:
@@ -89,6 +90,7 @@ class Training:
             if index + 1 < len(micro_batches):
                 self.engine.step()
         pulse.enter(Phase.STEP)
+        self.checkpoints.hold_updates()
         return results, step_and_norm(self.engine)
 
     def evaluate(self, step: int) -> None:
@@ -96,7 +98,9 @@ class Training:
         every = self.settings.eval_every
         if every and step % every == 0:
             pulse.enter(Phase.EVALUATE)
-            self.telemetry.scores(step, self.task.evaluate(self.engine, "val"))
+            scores = self.task.evaluate(self.engine, "val")
+            self.telemetry.scores(step, scores)
+            self.checkpoints.scored(step, scores)
 
     def is_save_step(self, step: int) -> bool:
         """True every `save_every` steps and at the end."""
@@ -104,12 +108,17 @@ class Training:
         return step == self.batches.total_steps or bool(every and step % every == 0)
 
     def save(self, step: int) -> None:
-        """Publish a checkpoint of finite weights, after the metrics that led to it are on the disk."""
+        """Begin a checkpoint of finite weights; it is published after the metrics that led to it."""
         pulse.enter(Phase.SAVE)
         self.telemetry.require_finite({})
+        begin = time.perf_counter()
+        self.checkpoints.save(step, counters=self.telemetry.counters(), before=self.record)
+        self.telemetry.saved(time.perf_counter() - begin)
+
+    def record(self) -> None:
+        """Put on the disk what must be there before a checkpoint; called beside the training."""
         self.telemetry.flush()
         self.note_choices()
-        self.checkpoints.save(step, counters=self.telemetry.counters(), keep_last=self.settings.keep_last)
 
     def finish(self, run_dir: Path) -> None:
         """Let the task evaluate the last weights and, if an average is kept, the averaged ones."""

@@ -23,6 +23,8 @@ from engine.watchdog.node import FAILURE
 from engine.watchdog.phases import Phase
 
 BACKENDS = "backends.json"
+# A failed run gives the checkpoint it is still writing so long; the launcher kills a node's ranks after 30 s.
+LINGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +55,14 @@ def execute(
         choices.replay(folder.read_json(BACKENDS) or {})
     engine, state = build_engine(task, config, runtime)
     average = MovingAverage(state, config.optim.ema)
-    settings = run_settings(config, batches, runtime.world_size)
     checkpoints = Checkpoints(
-        folder.path / "checkpoints", runtime=runtime, task=task, state=state, average=average, settings=settings
+        folder.path / "checkpoints",
+        runtime=runtime,
+        task=task,
+        state=state,
+        average=average,
+        settings=run_settings(config, batches, runtime.world_size),
+        policy=config.engine,
     )
     if source is not None:
         pulse.enter(Phase.LOAD)
@@ -68,11 +75,6 @@ def execute(
         if runtime.rank == 0:
             save_config(folder.path / "config.yaml")
         telemetry = _open_telemetry(folder, config, runtime, batches, start=start, counters=counters)
-
-    def note_choices() -> None:
-        if runtime.rank == 0:
-            folder.write_json(BACKENDS, choices.read())
-
     training = Training(
         engine=engine,
         task=task,
@@ -84,14 +86,26 @@ def execute(
         checkpoints=checkpoints,
         telemetry=telemetry,
         stop=stop,
-        note_choices=note_choices,
+        note_choices=lambda: folder.write_json(BACKENDS, choices.read()),
     )
-    done = training.run(start)
-    telemetry.close()
+    done = _train(training, start)
     if done:
         training.finish(folder.path)
     else:
         say(runtime, f"stopped on request; the same command continues from {folder.path}")
+    return done
+
+
+def _train(training: Training, start: int) -> bool:
+    """Run the loop and see its last checkpoint published; a run that fails also lets the one under way come out."""
+    try:
+        done = training.run(start)
+        pulse.enter(Phase.SAVE)
+        training.checkpoints.wait()
+    except BaseException:
+        training.checkpoints.linger(LINGER_SECONDS)
+        raise
+    training.telemetry.close()
     return done
 
 

@@ -14,6 +14,7 @@ from engine.checkpoint_manifest import MANIFEST
 from engine.checkpoint_retention import published
 from engine.errors import CheckpointError, RunFolderError, StateRefusedError
 from engine.lease import PREFIX, Lease
+from engine.protocols import EngineSettings
 
 METRICS = "metrics.jsonl"
 OUTCOMES = ("finished.json", "evaluation*.json", "predictions*.csv", "routing*.json", "reconstructions*.npz")
@@ -68,7 +69,7 @@ class RunFolder:
             self._lease.release()
             self._lease = None
 
-    def source(self, resume: str, save_every: int | None) -> Path | None:
+    def source(self, resume: str, policy: EngineSettings) -> Path | None:
         """Where to continue from under `--resume auto|never|PATH`; None: start at step 0.
 
         StateRefusedError if the folder holds progress that would be lost: `never` with any progress, `auto` with
@@ -87,7 +88,9 @@ class RunFolder:
         if saved:
             return self.path
         # A run killed before its first checkpoint lost nothing that was ever saved and starts over.
-        promised = save_every is not None and reached > save_every
+        # The first checkpoint is there at the latest when the second is due, unless the disk may refuse some.
+        every = policy.save_every
+        promised = every is not None and reached > (2 + policy.save_failures) * every
         if promised or self._outcomes() or (self.path / "checkpoints" / "latest").exists():
             raise StateRefusedError(
                 f"{self.path}: progress up to step {reached} but no checkpoint in {self.path / 'checkpoints'}; "

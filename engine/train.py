@@ -35,7 +35,7 @@ def train(arguments: list[str]) -> int:
     with runtime.together("start-up"), blamed_on(options.config, options.overrides):
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
         batches = build_batches(config, runtime.rank, runtime.world_size, runtime.device)
-        source = None if options.fresh else folder.source(options.resume, config.engine.save_every)
+        source = None if options.fresh else folder.source(options.resume, config.engine)
 
     def replay(stored: dict[str, str]) -> None:
         backends.pin(stored)

@@ -148,7 +148,21 @@ class EngineConfig(Section):
     save_every: int | None = Field(
         default=None, ge=1, description="steps between checkpoints; null: only at the end", json_schema_extra=FREE
     )
-    keep_last: int = Field(default=2, ge=1, json_schema_extra=FREE)
+    keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept", json_schema_extra=FREE)
+    keep_every: int | None = Field(
+        default=None, ge=1, description="also keep checkpoints of steps divisible by this", json_schema_extra=FREE
+    )
+    keep_best: str | None = Field(
+        default=None,
+        description="also keep the checkpoint with the largest score of this name, for example dfew.uar",
+        json_schema_extra=FREE,
+    )
+    save_failures: int = Field(
+        default=0,
+        ge=0,
+        description="checkpoints in a row that the disk may refuse, with a warning each, before the run ends",
+        json_schema_extra=FREE,
+    )
     eval_every: int | None = Field(
         default=None, ge=1, description="steps between evaluations; null: only at the end", json_schema_extra=FREE
     )
@@ -170,6 +184,14 @@ class EngineConfig(Section):
     def _one_length(self) -> EngineConfig:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _best_has_scores(self) -> EngineConfig:
+        # A checkpoint is judged by an evaluation of its own step alone.
+        scored = self.save_every and self.eval_every and self.save_every % self.eval_every == 0
+        if self.keep_best is not None and not scored:
+            raise ValueError("keep_best needs eval_every, and save_every as a multiple of it")
         return self
 
 

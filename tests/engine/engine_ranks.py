@@ -37,7 +37,7 @@ def run(job: dict[str, Any], runtime: Runtime) -> None:
     folder = RunFolder(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     config = tiny_config(run_dir, **job.get("config", {}))
-    source = folder.source("auto", config.engine.save_every)
+    source = folder.source("auto", config.engine)
     is_last = runtime.rank == runtime.world_size - 1
     batches = TinyBatches(
         rank=runtime.rank,

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from engine.errors import StateRefusedError
 from engine.run_folder import RunFolder, cut_metrics, last_step
+
+POLICY = SimpleNamespace(save_every=5, save_failures=0)
 
 
 def log(run_dir: Path, steps: int) -> Path:
@@ -31,37 +34,39 @@ def test_second_owner_is_refused_until_the_first_lets_go(tmp_path: Path) -> None
 
 def test_empty_folder_starts_at_zero_whatever_is_asked(tmp_path: Path) -> None:
     for resume in ("auto", "never"):
-        assert RunFolder(tmp_path).source(resume, 5) is None
+        assert RunFolder(tmp_path).source(resume, POLICY) is None
 
 
 def test_auto_continues_the_folder(tmp_path: Path) -> None:
     checkpoint(tmp_path, 5)
     log(tmp_path, 7)
-    assert RunFolder(tmp_path).source("auto", 5) == tmp_path
+    assert RunFolder(tmp_path).source("auto", POLICY) == tmp_path
 
 
 def test_never_refuses_to_lose_progress(tmp_path: Path) -> None:
     log(tmp_path, 2)
     with pytest.raises(StateRefusedError, match="progress up to step 2; --fresh replaces it") as caught:
-        RunFolder(tmp_path).source("never", 5)
+        RunFolder(tmp_path).source("never", POLICY)
     assert caught.value.exit_code == 3
 
 
-def test_run_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
-    log(tmp_path, 4)
-    assert RunFolder(tmp_path).source("auto", 5) is None
+@pytest.mark.parametrize(("steps", "failures"), [(4, 0), (10, 0), (15, 1)])
+def test_run_killed_before_its_first_checkpoint_starts_over(tmp_path: Path, steps: int, failures: int) -> None:
+    """The first one may still be written until the second is due, or be one that the disk was allowed to refuse."""
+    log(tmp_path, steps)
+    assert RunFolder(tmp_path).source("auto", SimpleNamespace(save_every=5, save_failures=failures)) is None
 
 
 @pytest.mark.parametrize("evidence", ["steps", "latest", "evaluation"])
 def test_lost_checkpoints_are_never_a_silent_fresh_start(tmp_path: Path, evidence: str) -> None:
-    log(tmp_path, 8 if evidence == "steps" else 2)
+    log(tmp_path, 11 if evidence == "steps" else 2)
     if evidence == "latest":
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints/latest").write_text("step-00000005\n")
     if evidence == "evaluation":
         (tmp_path / "evaluation.json").write_text("{}")
     with pytest.raises(StateRefusedError, match="but no checkpoint in"):
-        RunFolder(tmp_path).source("auto", 5)
+        RunFolder(tmp_path).source("auto", POLICY)
 
 
 def test_clear_removes_progress_and_nothing_else(tmp_path: Path) -> None:
