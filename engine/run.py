@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.agreement import require_shared
 from engine.checkpoint import Checkpoints
 from engine.drift import run_settings
 from engine.ds_config import build_ds_config
@@ -23,6 +24,8 @@ from engine.watchdog.node import FAILURE
 from engine.watchdog.phases import Phase
 
 BACKENDS = "backends.json"
+# Written at the very end and removed at the start: launchers may exit with 0 although a run was cut short.
+FINISHED = "finished.json"
 # A failed run gives the checkpoint it is still writing so long; the launcher kills a node's ranks after 30 s.
 LINGER_SECONDS = 10.0
 
@@ -51,6 +54,7 @@ def execute(
 
     The run folder is not written to before the state to continue from has been loaded.
     """
+    require_shared(runtime, folder.path)
     if source is not None:
         choices.replay(folder.read_json(BACKENDS) or {})
     engine, state = build_engine(task, config, runtime)
@@ -70,7 +74,6 @@ def execute(
     else:
         start, counters = 0, {}
         say(runtime, f"starting at step 0 of {batches.total_steps}")
-    samples = sum(batches.samples_per_step.values())
     with runtime.together("writing to the run folder"):
         if runtime.rank == 0:
             save_config(folder.path / "config.yaml")
@@ -81,7 +84,9 @@ def execute(
         batches=batches,
         runtime=runtime,
         settings=config.engine,
-        schedule=build_schedule(config.optim, samples_per_step=samples, total_steps=batches.total_steps),
+        schedule=build_schedule(
+            config.optim, samples_per_step=sum(batches.samples_per_step.values()), total_steps=batches.total_steps
+        ),
         average=average,
         checkpoints=checkpoints,
         telemetry=telemetry,
@@ -89,10 +94,7 @@ def execute(
         note_choices=lambda: folder.write_json(BACKENDS, choices.read()),
     )
     done = _train(training, start)
-    if done:
-        training.finish(folder.path)
-    else:
-        say(runtime, f"stopped on request; the same command continues from {folder.path}")
+    _finish(training, folder, done=done)
     return done
 
 
@@ -109,12 +111,24 @@ def _train(training: Training, start: int) -> bool:
     return done
 
 
+def _finish(training: Training, folder: RunFolder, *, done: bool) -> None:
+    runtime = training.runtime
+    if not done:
+        say(runtime, f"stopped on request; the same command continues from {folder.path}")
+        return
+    training.finish(folder.path)
+    with runtime.together("writing to the run folder"):
+        if runtime.rank == 0:
+            folder.write_json(FINISHED, {"step": training.batches.total_steps, "world_size": runtime.world_size})
+
+
 def _open_telemetry(
     folder: RunFolder, config: RunConfig, runtime: Runtime, batches: Batches, *, start: int, counters: dict[str, int]
 ) -> Telemetry:
     """Write what describes this process and continue metrics.jsonl at step `start`."""
     if runtime.rank == 0:
         (folder.path / FAILURE).unlink(missing_ok=True)
+        (folder.path / FINISHED).unlink(missing_ok=True)
         cut_metrics(folder.path / METRICS, start)
         folder.write_json("env.json", describe_environment(runtime))
         folder.write_json("ds_config.json", build_ds_config(config, runtime.world_size))

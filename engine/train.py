@@ -10,6 +10,7 @@ if __name__ == "__main__" and not __package__:
     # Run by path, Python looks for modules beside this file; look in the repository root instead.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from engine.agreement import require_agreement
 from engine.command_line import parse_arguments
 from engine.errors import EXIT_DONE, EXIT_SAVED
 from engine.failure import leave, report
@@ -31,6 +32,7 @@ def train(arguments: list[str]) -> int:
     stop = StopRequest()
     stop.install()
     runtime = start_watched(Path(config.run_dir), config.engine.phase_seconds)
+    require_agreement(runtime, repr(config))
     folder = RunFolder(Path(config.run_dir))
     with runtime.together("start-up"), blamed_on(options.config, options.overrides):
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
