@@ -22,7 +22,7 @@ from engine.watchdog.contact import Contacts, Link, join, serve
 from engine.watchdog.evidence import STACK_SECONDS, how_it_ended, is_waiting, main_frame, stacks_of, state_of
 from engine.watchdog.heartbeat import Beat, Board, Mark
 from engine.watchdog.phases import Limits, Phase
-from engine.watchdog.verdict import Cause, Record, cause_of_end, cause_of_hang, place_of
+from engine.watchdog.verdict import Cause, Record, cause_of_end, cause_of_hang, place_of, suspect_of
 
 FAILURE = "failure.json"
 POLL_SECONDS = 0.5
@@ -38,6 +38,8 @@ UNSAID_SECONDS = 5.0
 # For other nodes to send what they know of their ranks; for the serving node to decide.
 COLLECT_SECONDS = STACK_SECONDS + 2.5
 DECIDE_SECONDS = COLLECT_SECONDS + 10.0
+# Between looks at ranks that wait for one which may still take its time.
+PATIENCE_SECONDS = 10.0
 
 
 class Rank:
@@ -72,6 +74,7 @@ class Watchdog:
         self._records: list[Record] = []
         self._collected: set[str] = set()
         self._decide_at: float | None = None
+        self._patient_until = 0.0
 
     def run(self) -> None:
         """Watch, and end what has to be ended."""
@@ -106,6 +109,8 @@ class Watchdog:
             self._found(message["cause"], grace=message["grace"])
         elif "end" in message:
             self._settle(message["end"])
+        elif "patient" in message:
+            self._be_patient(message["patient"])
         elif "overdue" in message:
             self._collect()
         elif "collect" in message:
@@ -138,7 +143,7 @@ class Watchdog:
 
     def _notice_hangs(self) -> None:
         now = time.monotonic()
-        if self._settled:
+        if self._settled or now < self._patient_until:
             return
         overdue = False
         for rank in self._ranks:
@@ -154,7 +159,21 @@ class Watchdog:
                 self._decide_at = now + DECIDE_SECONDS
         answered = all(link.name in self._collected for link in self._contacts.links if link.usable)
         if (self._records and answered) or (self._decide_at is not None and now > self._decide_at):
-            self._found(cause_of_hang(self._records or self._evidence()), grace=0.0)
+            self._decide(self._records or self._evidence())
+
+    def _decide(self, records: list[Record]) -> None:
+        suspect = suspect_of(records)
+        left = suspect["limit"] - suspect["silent"]
+        if left < 0:
+            self._found(cause_of_hang(suspect, records), grace=0.0)
+        else:
+            patience = min(left + POLL_SECONDS, PATIENCE_SECONDS)
+            self._contacts.say({"patient": patience})
+            self._be_patient(patience)
+
+    def _be_patient(self, seconds: float) -> None:
+        self._records, self._collected, self._decide_at = [], set(), None
+        self._patient_until = time.monotonic() + seconds
 
     def _collect(self) -> None:
         if self._decide_at is None:

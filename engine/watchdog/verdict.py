@@ -36,20 +36,21 @@ def place_of(record: Record) -> str:
     return f"{where}: step {record['step']}, {record['phase']}"
 
 
-def cause_of_hang(records: Sequence[Record]) -> Cause:
+def suspect_of(records: Sequence[Record]) -> Record:
     """The rank that keeps the others waiting.
 
     A stopped one first; else one that is not within a collective; else, and among several, the one that has come least
-    far: every rank goes through the same phases, so the counts of their changes can be compared.
+    far: every rank goes through the same phases, so the counts of their changes can be compared. The others may be
+    silent for longer than their own phases allow without anything being wrong: it is the suspect's limit that counts.
     """
-    first = min(records, key=lambda record: (record["state"] != "T", record["waiting"], record["count"]))
-    line = (
-        f"{place_of(first)}: silent for {first['silent']:.1f} s (limit {first['limit']:g} s), {_what(first)}; "
-        f"its stack is in failure.json"
-    )
-    return Cause(
-        line=line.removesuffix("; its stack is in failure.json") if not first["stack"] else line, ranks=list(records)
-    )
+    return min(records, key=lambda record: (record["state"] != "T", record["waiting"], record["count"]))
+
+
+def cause_of_hang(suspect: Record, records: Sequence[Record]) -> Cause:
+    """A rank that is silent for too long."""
+    silent = f"silent for {suspect['silent']:.1f} s (limit {suspect['limit']:g} s)"
+    stack = "; its stack is in failure.json" if suspect["stack"] else ""
+    return Cause(line=f"{place_of(suspect)}: {silent}, {_what(suspect)}{stack}", ranks=list(records))
 
 
 def _what(record: Record) -> str:

@@ -33,7 +33,7 @@ def act(name: str, values: list[Any], waiting: str) -> None:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        module.wait()
+        module.wait(values[0])
     elif name == "leave":
         pulse.leave(Mark[values[0]], values[1], values[2])
         os._exit(values[1])

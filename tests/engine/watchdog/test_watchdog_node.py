@@ -24,7 +24,7 @@ Script = list[list[Any]]
 # Ranks come this far before their own lines begin; each has had its first step.
 BEGIN: Script = [["enter", "data", 1], ["enter", "data", 2]]
 REST: Script = [["enter", "forward", 2], ["sleep", 60]]
-WAIT: Script = [["enter", "backward", 2], ["wait"]]
+WAIT: Script = [["enter", "backward", 2], ["wait", 60]]
 DONE: Script = [["leave", "FINISHED", 0, ""]]
 
 
@@ -34,7 +34,7 @@ class Node:
     def __init__(self, folder: Path, name: str, scripts: dict[int, Script], *, world_size: int) -> None:
         waiting = folder / "torch/distributed/waiting.py"
         waiting.parent.mkdir(parents=True, exist_ok=True)
-        waiting.write_text("import time\ndef wait():\n    time.sleep(60)\n")
+        waiting.write_text("import time\ndef wait(seconds):\n    time.sleep(seconds)\n")
         self.name = name
         self.folder = folder
         self.board = Board.create(len(scripts))
@@ -59,7 +59,7 @@ class Node:
             "host": name,
             "nodes": 1,
             "run_dir": str(folder),
-            "limits": {**DEFAULTS, **dict.fromkeys(DEFAULTS, 1.0), "contact": 3.5, "data": 1.5},
+            "limits": {**dict.fromkeys(DEFAULTS, 1.0), "contact": 3.5, "data": 1.5, "save": 4.0},
             "token": "t",
             "address": "127.0.0.1",
             "server": None,
@@ -198,6 +198,12 @@ def test_ranks_that_finish_leave_nothing(nodes: list[Node], tmp_path: Path) -> N
     slow = [[name, *rest] for step in range(3, 7) for name, *rest in (["enter", "forward", step], ["sleep", 0.6])]
     assert alone(nodes, tmp_path, slow + DONE, slow + DONE) == ""
     assert not (tmp_path / "failure.json").exists() and nodes[0].process.returncode == 0
+
+
+def test_who_waits_for_a_rank_with_a_longer_limit_is_not_blamed(nodes: list[Node], tmp_path: Path) -> None:
+    """As ranks wait for the one that writes a checkpoint, or evaluates, though they are in another phase."""
+    waiting = [["enter", "data", 3], ["wait", 3.2], *DONE]
+    assert alone(nodes, tmp_path, [["enter", "save", 2], ["sleep", 3], *DONE], waiting) == ""
 
 
 @pytest.mark.deep

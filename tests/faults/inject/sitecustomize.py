@@ -2,7 +2,8 @@
 
 `{"kind": "sigkill", "rank": 1, "phase": "forward", "step": 3}` happens once, when that rank has entered that phase of
 that optimizer step (the first is 1; without "step" at the first time). "rank" is a number or "last". A list of such
-objects sets several faults. Kinds: the keys of `KINDS` below; "seconds" is for `sleep` and `busy`, "factor" for `slow`.
+objects sets several faults. Kinds: the keys of `KINDS` below and `slow`; "seconds" is for `sleep` and `busy`, "factor"
+for `slow`. "note" names a file that gets the monotonic time of the fault.
 
 The product knows nothing of this: `Pulse.enter` is replaced after its module has been imported.
 """
@@ -15,10 +16,12 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -59,6 +62,8 @@ KINDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "sigstop": _send(signal.SIGSTOP),
     "busy": _busy,
     "gil": _hold_gil,
+    # On a node of the rig of network namespaces, whose only interface has this name.
+    "link": lambda fault: subprocess.run(["ip", "link", "set", "eth0", "down"], check=True) and None,
     "sleep": lambda fault: time.sleep(fault.get("seconds", FOREVER)),
 }
 
@@ -81,6 +86,8 @@ class _Fault:
         self.last = time.monotonic()
         if self.waits and phase == self.fault["phase"] and self.fault.get("step") in (None, step):
             self.waits = False
+            if "note" in self.fault:
+                Path(self.fault["note"]).write_text(str(time.monotonic()))
             if self.fault["kind"] == "slow":
                 self.slow = True
             else:
