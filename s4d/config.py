@@ -170,6 +170,7 @@ class EngineConfig(Section):
     phase_seconds: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={},
         description=f"seconds a rank may be silent before the run is ended, over the defaults: {', '.join(PHASES)}",
+        json_schema_extra=FREE,
     )
 
     @field_validator("phase_seconds")
