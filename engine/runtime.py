@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from engine.errors import PeerFailedError
+from engine.lasting_output import outlive_readers
 from engine.watchdog.heartbeat import Mark, pulse
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -87,6 +88,7 @@ def start_runtime(limit: float = JOIN_SECONDS) -> Runtime:
 
     `limit` is for all ranks to come, and for collectives until `engine.watchdog.guard` sets limits of its own.
     """
+    outlive_readers()
     timeout = timedelta(seconds=limit)
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")

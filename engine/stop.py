@@ -35,14 +35,21 @@ class StopRequest:
 
 
 def _launcher_chain() -> tuple[tuple[int, int], ...]:
-    """(process, parent) pairs from this rank up to the `deepspeed` command; empty without that launcher."""
+    """(process, parent) pairs from this rank up to what started DeepSpeed's launcher; empty without it."""
     me, parent = os.getpid(), os.getppid()
     if "deepspeed.launcher.launch" not in _command_of(parent):
         return ()
-    grandparent = _parent_of(parent)
-    if grandparent is None or "deepspeed" not in _command_of(grandparent):
-        return ((me, parent),)
-    return ((me, parent), (parent, grandparent))
+    chain = [(me, parent)]
+    # Above it: the `deepspeed` command; or, over pdsh, a session of sshd with or without a shell in between.
+    while (above := _parent_of(parent)) is not None:
+        command = _command_of(above)
+        if "deepspeed" not in command and not command.startswith("sshd"):
+            break
+        chain.append((parent, above))
+        if not command.startswith(("sh -c", "bash -c", "/bin/sh -c", "/bin/bash -c")):
+            break
+        parent = above
+    return tuple(chain)
 
 
 def _command_of(pid: int) -> str:

@@ -36,6 +36,8 @@ Host *
   StrictHostKeyChecking no
   UserKnownHostsFile /dev/null
   LogLevel ERROR
+  ServerAliveInterval 3
+  ServerAliveCountMax 2
 """
 
 

@@ -12,10 +12,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-from engine_project import run_values, write_media
-from rig import Rig
-from rig_node import INTERFACE, Node
+HERE = Path(__file__).resolve().parent
+for needed in (HERE.parent / "engine", HERE.parent / "scorecard", HERE.parent / "faults"):
+    if str(needed) not in sys.path:
+        sys.path.append(str(needed))
+
+from engine_project import run_values, write_media  # noqa: E402 (found through the lines above)
+from rig import Rig  # noqa: E402
+from rig_node import INTERFACE, Node  # noqa: E402
 
 SHARED = Path("/mnt/shared")
 DEEPSPEED = Path(sys.executable).parent / "deepspeed"
@@ -38,6 +44,7 @@ class Run:
         self.run_dir = run_dir
         self.commands: list[subprocess.Popen[bytes]] = []
         self._out = out
+        self._began = time.time()
 
     @property
     def out(self) -> str:
@@ -81,10 +88,11 @@ class Run:
         return self.statuses()
 
     def left(self) -> list[str]:
-        """Processes of the run on nodes that live, the head included."""
+        """Processes of the run on nodes that live, the head included, and the commands themselves."""
         machines = [self.rig.head, *self.nodes]
         found = [(m.name, command) for m in machines if m.is_alive for command in m.processes().values()]
-        return [f"{name}: {command}" for name, command in found]
+        waiting = [f"command {place}" for place, status in enumerate(self.statuses()) if status is None]
+        return [*(f"{name}: {command}" for name, command in found), *waiting]
 
     def gone(self, seconds: float = GONE_SECONDS) -> float:
         """Wait until no process is left on any node; the seconds it took. AssertionError names who stays."""
@@ -92,8 +100,28 @@ class Run:
         while left := self.left():
             assert time.monotonic() < began + seconds, f"{left} still there after {seconds:g} s:\n{self.out}"
             time.sleep(0.05)
-        self.wait(GONE_SECONDS)
         return time.monotonic() - began
+
+    def gone_after_silence(self, seconds: float) -> float:
+        """Wait until no process is left; the seconds since the last progress, which must not exceed `seconds`."""
+        end = time.monotonic() + LIMIT_SECONDS
+        while left := self.left():
+            assert time.monotonic() < end, f"{left} still there:\n{self.out}"
+            last = self.last_progress()
+            assert last is None or time.time() - last < seconds + 5, f"{left} still there:\n{self.out}"
+            time.sleep(0.05)
+        silence = time.time() - (self.last_progress() or time.time())
+        assert silence < seconds, f"{silence:.1f} s after the last progress:\n{self.out}"
+        return silence
+
+    def last_progress(self) -> float | None:
+        """When the run folder was last written to by this run, None before; what a watchdog writes does not count."""
+        times = []
+        for path in self.run_dir.rglob("*") if self.run_dir.exists() else ():
+            with suppress(OSError):
+                if "failure.json" not in path.name:
+                    times.append(path.stat().st_mtime)
+        return max((at for at in times if at >= self._began), default=None)
 
     def assert_nothing_left(self) -> None:
         """No process, nothing in any /dev/shm and no file in any /tmp."""
@@ -121,9 +149,11 @@ def write_project(rig: Rig) -> None:
         write_media(rig.shared)
 
 
-def write_run(rig: Rig, name: str, *, run_dir: Path | None = None) -> str:
-    """A run file on the shared folder, as the nodes name it."""
+def write_run(rig: Rig, name: str, *, run_dir: Path | None = None, **changes: dict[str, Any]) -> str:
+    """A run file on the shared folder, as the nodes name it; `changes` go into its sections."""
     values = run_values(SHARED, run_dir or SHARED / name)
+    for section, change in changes.items():
+        values[section] |= change
     (rig.shared / f"{name}.yaml").write_text(json.dumps(values, indent=1))
     return str(SHARED / f"{name}.yaml")
 
@@ -147,8 +177,12 @@ def over_pdsh(
     *overrides: str,
     slots: int = 1,
     environment: dict[str, str] | None = None,
+    known: dict[str, str] | None = None,
 ) -> Run:
-    """`deepspeed --hostfile H --launcher pdsh engine/train.py` on the head."""
+    """`deepspeed --hostfile H --launcher pdsh engine/train.py` on the head.
+
+    `environment` goes to the ranks by way of `.deepspeed_env`, `known` to the command itself.
+    """
     run = _begin(rig, nodes, run_file)
     write_exports(rig, {**NEEDED, **(environment or {})})
     options = [
@@ -160,7 +194,7 @@ def over_pdsh(
         str(next(_ports)),
     ]
     command = [sys.executable, str(DEEPSPEED), *options, "engine/train.py", "--config", run_file, *overrides]
-    known = {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"}
+    known = {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore", **(known or {})}
     run.commands.append(rig.head.start(command, environment=known, out=run._out))
     return run
 

@@ -1,0 +1,73 @@
+"""Requests to stop a run over two nodes, made at the head, at a node's launcher, at one rank; and a lost connection."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+import rig_runs
+import trials
+from rig import Rig
+from rig_runs import Run
+
+pytestmark = [pytest.mark.launch, pytest.mark.multinode]
+
+LEAVE_SECONDS = 25.0
+
+
+@pytest.fixture(scope="module")
+def project(rig: Rig) -> Iterator[Rig]:
+    rig_runs.write_project(rig)
+    yield rig
+
+
+def started(rig: Rig, name: str) -> Run:
+    """A long run over two nodes that has made some steps, none of them saved."""
+    run_file = rig_runs.write_run(rig, name, engine={"steps": 100_000, "save_every": 50_000})
+    run = rig_runs.over_pdsh(rig, rig.nodes[:2], run_file)
+    run.until(lambda: run.logged() >= 3)
+    return run
+
+
+def assert_saved(run: Run, *statuses: int) -> None:
+    """All is gone in time, the last step that was logged is saved, and the run does not count as done."""
+    run.gone(LEAVE_SECONDS)
+    run.assert_nothing_left()
+    assert run.statuses()[0] in statuses, run.out
+    last = trials.lines(run.run_dir)[-1]["step"]
+    assert trials.saved_step(run.run_dir) == last, f"step {last} was logged\n{run.out}"
+    assert not (run.run_dir / "finished.json").exists() and not run.errors, run.out
+
+
+def test_sigterm_to_the_head(project: Rig) -> None:
+    """Its launcher ends at once with status 1; the ranks save after that."""
+    run = started(project, "head")
+    for pid in project.head.with_command("bin/deepspeed --hostfile"):
+        os.kill(pid, signal.SIGTERM)
+    assert_saved(run, 1)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_launcher_of_a_node(project: Rig, number: int) -> None:
+    run = started(project, f"launcher-{number}")
+    os.kill(project.nodes[1].launcher(), number)
+    assert_saved(run, 75)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank(project: Rig, number: int) -> None:
+    run = started(project, f"rank-{number}")
+    os.kill(run.ranks()[1], number)
+    assert_saved(run, 75)
+
+
+def test_a_lost_connection_to_the_head_stops_the_run_with_a_checkpoint(project: Rig) -> None:
+    """Everything on the head is killed; what the ranks say breaks off, which must not keep them from saving."""
+    run = started(project, "unheard")
+    for pid in project.head.processes():
+        os.kill(pid, signal.SIGKILL)
+    assert_saved(run, -signal.SIGKILL)
