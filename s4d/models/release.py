@@ -5,14 +5,10 @@ Released names differ from ours in the experts only, which are stacked here, one
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +16,7 @@ from torch import Tensor
 import s4d
 from s4d.errors import DataError, UsageError
 from s4d.models.folder import write_folder
+from s4d.models.foreign.isolated import find_shards, read_isolated
 from s4d.models.keys import KeyReport
 from s4d.models.sizes import SIZES, Architecture, MoaeArchitecture
 
@@ -79,30 +76,11 @@ def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_release(path: Path) -> dict[str, Tensor]:
-    """The model's tensors in a released file; refuses anything but plain data. DataError says why."""
-    try:
-        # The fine-tuned file carries its command line in an argparse.Namespace, which only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: refused: not a checkpoint, or more than tensors and plain values in it") from error
-    except OSError as error:
-        raise DataError(f"{path}: not a readable checkpoint: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: not a readable checkpoint: {_reason(error)}") from error
-    model: Any = content
-    for key in ("model", "module"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            model = content[key]
-            break
-    if not isinstance(model, dict) or not model:
-        raise DataError(f"{path}: holds no model (expected a dictionary of tensors, or one under 'model')")
-    for name, value in model.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise DataError(f"{path}: entry {name!r} of the model is no tensor")
-    return model
+    """The model's tensors in a released file; refuses anything but plain data. DataError says why.
+
+    The file is a pickle: a process that can do nothing else reads it and hands tensors back.
+    """
+    return read_isolated("release", [path])
 
 
 def import_release(path: Path, out: Path, *, classes: Mapping[str, tuple[str, ...]] | None = None) -> KeyReport:
@@ -111,7 +89,18 @@ def import_release(path: Path, out: Path, *, classes: Mapping[str, tuple[str, ..
     Every tensor of the file is accounted for in the report. DataError for a file that is not one of the released forms,
     UsageError for class names that do not fit.
     """
-    tensors = read_release(path)
+    return import_tensors(path, read_release(path), out, classes=classes)
+
+
+def import_deepspeed(path: Path, out: Path, *, classes: Mapping[str, tuple[str, ...]] | None = None) -> KeyReport:
+    """The same for a folder that DeepSpeed's own `save_checkpoint` wrote, at any ZeRO stage and number of ranks."""
+    return import_tensors(path, read_isolated("deepspeed", find_shards(path)), out, classes=classes)
+
+
+def import_tensors(
+    path: Path, tensors: Mapping[str, Tensor], out: Path, *, classes: Mapping[str, tuple[str, ...]] | None
+) -> KeyReport:
+    """Write tensors read from `path`, under released names or ours, as a model folder."""
     try:
         ours, mapped, combined = from_release(tensors)
         arch = _architecture(ours)
@@ -201,7 +190,3 @@ def _check_classes(
     if unknown:
         raise UsageError(f"{path}: has no head {unknown[0]!r} (heads: {', '.join(heads) or 'none'})")
     return {head: tuple(classes[head]) for head in heads}
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
