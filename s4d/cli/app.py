@@ -48,8 +48,13 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         },
     ),
     "checkpoint": (
-        "Import released weights, look into checkpoints.",
-        {"import": checkpoint.import_file, "inspect": checkpoint.inspect},
+        "Import released weights; look into, check and consolidate checkpoints.",
+        {
+            "import": checkpoint.import_file,
+            "inspect": checkpoint.inspect,
+            "verify": checkpoint.verify,
+            "consolidate": checkpoint.consolidate,
+        },
     ),
     "bench": (
         "Measure and check the kernels.",

@@ -1,10 +1,11 @@
-"""`s4d checkpoint`: bring released weights in, look at what a checkpoint holds."""
+"""`s4d checkpoint`: bring released weights in, look at what a checkpoint holds, check it, take the model out of it."""
 
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,16 +17,32 @@ Classes = Annotated[
 ]
 
 
+class Source(StrEnum):
+    """Programs whose checkpoints can be imported."""
+
+    RELEASE = "release"
+    DEEPSPEED = "deepspeed"
+
+
 def import_file(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Released checkpoint.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Released file, or folder of DeepSpeed.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Model folder to create.", show_default=False)],
+    source: Annotated[
+        Source | None, typer.Option("--from", help="Who wrote it; left out: a folder is DeepSpeed's.")
+    ] = None,
     classes: Classes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a released checkpoint (plain tensors only) into a model folder that `model.init_from` takes."""
-    from s4d.models.release import import_release
+    """Turn a pickled checkpoint (tensors and plain values only) into a model folder that `model.init_from` takes.
 
-    report = import_release(path, out, classes=parse_classes(classes or []))
+    It is read by a process without network or files that hands tensors back; nothing else reads pickles.
+    """
+    from s4d.models.release import import_deepspeed, import_release
+
+    from_deepspeed = source is Source.DEEPSPEED or (source is None and path.is_dir())
+    report = (import_deepspeed if from_deepspeed else import_release)(path, out, classes=parse_classes(classes or []))
     if as_json:
         print_json(
             {
@@ -41,15 +58,24 @@ def import_file(
     print_lines([f"wrote {relative(out)}"])
 
 
-def inspect(
-    folder: Annotated[Path, typer.Argument(help="Run, checkpoint or model folder.", show_default=False)],
-    as_json: AsJson = False,
-) -> None:
-    """Show what a checkpoint is and which tensors it holds; only headers are read."""
+Place = Annotated[Path, typer.Argument(help="Run, checkpoint or model folder.", show_default=False)]
+RunPlace = Annotated[Path, typer.Argument(help="Run or checkpoint folder.", show_default=False)]
+
+
+class Weights(StrEnum):
+    """Which weights of a run."""
+
+    last = "last"
+    best = "best"
+    ema = "ema"
+
+
+def inspect(folder: Place, as_json: AsJson = False) -> None:
+    """Show what a checkpoint is and which tensors it holds; only headers are read, `verify` reads everything."""
     from safetensors import SafetensorError, safe_open
 
     from s4d.errors import DataError
-    from s4d.models.folder import MODEL_FILE, find_model, read_config
+    from s4d.models.folder import MODEL_FILE, find_model, read_checksums, read_config
 
     model = find_model(folder)
     config = read_config(model)
@@ -60,13 +86,93 @@ def inspect(
     except (SafetensorError, OSError) as error:
         raise DataError(f"{model / MODEL_FILE}: not a readable safetensors file: {error}") from error
     parameters = sum(math.prod(shape) for _, shape in tensors.values())
+    sums = read_checksums(model)
+    about = {**_state_of(model), **_kept_in(folder)}
     if as_json:
-        listed = {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in tensors.items()}
-        print_json({"folder": relative(model), "config": config, "parameters": parameters, "tensors": listed})
+        listed = {
+            name: {"dtype": dtype, "shape": shape, **({"sha256": sums[name]} if name in sums else {})}
+            for name, (dtype, shape) in tensors.items()
+        }
+        document = {"folder": relative(model), "config": config, **about, "parameters": parameters, "tensors": listed}
+        print_json(document)
         return
     print_lines([f"{relative(model)}: {len(tensors)} tensors, {parameters:,} parameters"])
-    print_lines([f"{key}: {value}" for key, value in config.items()])
-    print_table(("tensor", "type", "shape"), [(n, d, " x ".join(map(str, s))) for n, (d, s) in tensors.items()])
+    print_lines([f"{key}: {value}" for key, value in {**config, **about}.items()])
+    rows = [(n, d, " x ".join(map(str, s)), sums.get(n, "")[:12]) for n, (d, s) in tensors.items()]
+    print_table(("tensor", "type", "shape", "sha256"), rows)
+
+
+def _state_of(model: Path) -> dict[str, Any]:
+    """Step, counters and scores of a checkpoint of a run; empty for a model folder."""
+    from s4d.models.folder import STATE_FILE, read_object
+
+    if not (model / STATE_FILE).is_file():
+        return {}
+    state = read_object(model / STATE_FILE)
+    return {key: state[key] for key in ("step", "counters", "scores") if key in state}
+
+
+def _kept_in(run: Path) -> dict[str, Any]:
+    """What a run folder keeps: steps, newest first, and those that `latest` and `best` name."""
+    from engine.checkpoint_retention import published, step_of
+
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        return {}
+    named = {name: folder / name for name in ("latest", "best") if (folder / name).is_file()}
+    pointers = {name: path.read_text(encoding="utf-8", errors="replace").strip() for name, path in named.items()}
+    return {"kept": [step_of(path) for path in published(folder)], **pointers}
+
+
+def verify(folder: RunPlace, as_json: AsJson = False) -> None:
+    """Read every byte of a checkpoint, or of all of a run, and compare it with the manifest.
+
+    Status 1 if something is damaged; 3 if a run has checkpoints but none that it could go on from.
+    """
+    from engine.checkpoint import candidates
+    from engine.checkpoint_files import damages
+    from engine.errors import CheckpointError, StateRefusedError
+
+    folders = candidates(folder)
+    if not folders or not all(path.is_dir() for path in folders):
+        raise CheckpointError(f"{folder}: no checkpoint there")
+    found = {path: list(damages(path)) for path in folders}
+    if as_json:
+        print_json({"checkpoints": [{"folder": relative(path), "damages": lines} for path, lines in found.items()]})
+    else:
+        for path, lines in found.items():
+            print_lines([f"{relative(path)}: {'damaged' if lines else 'intact'}", *(f"  {line}" for line in lines)])
+    damaged = [relative(path) for path, lines in found.items() if lines]
+    if damaged and len(damaged) == len(found) and found.keys() != {folder}:
+        raise StateRefusedError(f"{folder}: every checkpoint is damaged")
+    if damaged:
+        raise CheckpointError(f"{', '.join(damaged)}: damaged")
+
+
+def consolidate(
+    folder: RunPlace,
+    out: Annotated[Path, typer.Argument(help="Model folder to create.", show_default=False)],
+    weights: Annotated[Weights, typer.Option(help="Newest, best, or newest moving average.")] = Weights.last,
+    as_json: AsJson = False,
+) -> None:
+    """Take the model alone out of a checkpoint, everything checked: model.safetensors and config.json."""
+    from engine.checkpoint import EMA, MODEL
+    from engine.checkpoint_files import verify_checkpoint
+    from s4d.errors import DataError
+    from s4d.models.folder import find_model, read_config, read_tensor_file, write_folder
+
+    checkpoint = find_model(folder, pointer="best" if weights is Weights.best else "latest")
+    verify_checkpoint(checkpoint)
+    tensors = read_tensor_file(checkpoint / MODEL)
+    if weights is Weights.ema:
+        if not (checkpoint / EMA).is_file():
+            raise DataError(f"{checkpoint}: holds no {EMA}: the run kept no moving average")
+        tensors |= read_tensor_file(checkpoint / EMA)
+    write_folder(out, tensors, read_config(checkpoint))
+    if as_json:
+        print_json({"folder": relative(out), "checkpoint": relative(checkpoint), "weights": weights.value})
+        return
+    print_lines([f"wrote {relative(out)}: {weights.value} weights of {relative(checkpoint)}"])
 
 
 def parse_classes(entries: list[str]) -> dict[str, tuple[str, ...]]:

@@ -22,12 +22,14 @@ from s4d.models.sizes import Architecture
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
+STATE_FILE = "state.json"
 
 
-def find_model(path: Path) -> Path:
-    """The folder with the weights behind a run folder (its newest checkpoint), a checkpoint or an imported folder.
+def find_model(path: Path, pointer: str = "latest") -> Path:
+    """The folder with the weights behind a run folder, a checkpoint or an imported folder.
 
-    A path to a `model.safetensors` itself stands for its folder.
+    Of a run it is the checkpoint that `pointer` names: `latest`, or `best` where one is kept. A path to a
+    `model.safetensors` itself stands for its folder.
     """
     if path.name == MODEL_FILE and path.is_file():
         return path.parent
@@ -35,18 +37,23 @@ def find_model(path: Path) -> Path:
         raise DataError(f"{path}: no such run, checkpoint or model folder")
     if (path / MODEL_FILE).is_file():
         return path
-    latest = path / "checkpoints" / "latest"
-    if latest.is_file():
-        folder = path / "checkpoints" / latest.read_text(encoding="utf-8", errors="replace").strip()
-        if (folder / MODEL_FILE).is_file():
+    named = path / "checkpoints" / pointer
+    if named.is_file():
+        name = named.read_text(encoding="utf-8", errors="replace").strip()
+        folder = path / "checkpoints" / name
+        if name == folder.name and (folder / MODEL_FILE).is_file():
             return folder
-        raise DataError(f"{latest}: names {folder.name}, which holds no {MODEL_FILE}")
-    raise DataError(f"{path}: holds neither {MODEL_FILE} nor checkpoints/latest")
+        raise DataError(f"{named}: names {name[:80]!r}, which is no folder beside it with a {MODEL_FILE}")
+    raise DataError(f"{path}: holds neither {MODEL_FILE} nor checkpoints/{pointer}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Content of `config.json`; DataError if it is missing or not a JSON object."""
-    path = folder / CONFIG_FILE
+    return read_object(folder / CONFIG_FILE)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; DataError if it is missing or something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -72,7 +79,7 @@ def read_architecture(folder: Path) -> Architecture:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of `model.safetensors` on the CPU; DataError where a checkpoint's manifest knows other bytes."""
     tensors = read_tensor_file(folder / MODEL_FILE)
-    for name, digest in _checksums(folder).items():
+    for name, digest in read_checksums(folder).items():
         if name in tensors and _sha256(tensors[name]) != digest:
             raise DataError(
                 f"{folder / MODEL_FILE}: tensor {name!r}: damaged, its checksum differs from {MANIFEST_FILE}"
@@ -80,7 +87,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def read_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each tensor of a checkpoint of a run; empty for a folder without a manifest."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
