@@ -23,15 +23,15 @@ def settings(config: BaseModel) -> dict[str, Setting]:
     return dict(_settings(config, config.model_dump(mode="json"), ""))
 
 
-def is_free(model: type[BaseModel], key: str) -> bool:
-    """Whether the field with a dotted name, or the field that a longer name leads into, may change on the way."""
+def may_change(model: type[BaseModel], key: str, old: object, new: object) -> bool:
+    """Whether a run may go on with `new` for `old` in the field of a dotted name, or of the one it leads into."""
     node: Any = model
     free: object = False
     for part in key.split("."):
         if isinstance(node, type) and issubclass(node, BaseModel) and part in node.model_fields:
             field = node.model_fields[part]
             node, free = _section_of(field), _freedom(field)
-    return free is True
+    return old in free and new in free if isinstance(free, list) else free is True
 
 
 def _settings(section: BaseModel, values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Setting]]:

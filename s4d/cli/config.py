@@ -52,15 +52,22 @@ def diff(
     second: Annotated[Path, typer.Argument(help="Configuration file to compare with.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """List the fields in which two resolved configurations differ."""
-    from s4d.config import load
+    """List the fields in which two resolved configurations differ, and whether a run may be continued so."""
+    from s4d.config import Config, load
+    from s4d.config_drift import may_change
 
     left, right = (flatten(load(path).model_dump(mode="json")) for path in (first, second))
     changed = {key: (left.get(key), right.get(key)) for key in {**left, **right} if left.get(key) != right.get(key)}
     if as_json:
-        print_json({key: {"first": pair[0], "second": pair[1]} for key, pair in changed.items()})
+        entries = {key: (*pair, may_change(Config, key, *pair)) for key, pair in changed.items()}
+        print_json({key: {"first": a, "second": b, "resume": free} for key, (a, b, free) in entries.items()})
         return
-    print_lines([f"{key}: {_text(pair[0])} -> {_text(pair[1])}" for key, pair in changed.items()] or ["no difference"])
+    words = {True: "may change in a run", False: "makes another run"}
+    lines = [
+        f"{key}: {_text(pair[0])} -> {_text(pair[1])} ({words[may_change(Config, key, *pair)]})"
+        for key, pair in changed.items()
+    ]
+    print_lines(lines or ["no difference"])
 
 
 def flatten(value: Value, prefix: str = "") -> dict[str, Value]:

@@ -103,10 +103,11 @@ def test_config_show_prints_a_file_that_loads(tmp_path: Path, capsys: pytest.Cap
 def test_config_diff_lists_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from s4d.config import load, save
 
-    save(load(DEMO, ["optim.lr=0.5", "data.sources.0.rate=0.25"]), tmp_path / "other.yaml")
+    save(load(DEMO, ["optim.lr=0.5", "data.sources.0.rate=0.25", "engine.log_every=77"]), tmp_path / "other.yaml")
     assert main(["config", "diff", DEMO, str(tmp_path / "other.yaml")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["data.sources.0.rate", "optim.lr"]
+    assert [line.split(":")[0] for line in lines] == ["data.sources.0.rate", "optim.lr", "engine.log_every"]
+    assert [line.endswith("(may change in a run)") for line in lines] == [False, False, True]
     assert main(["config", "diff", DEMO, DEMO, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {}
 
