@@ -23,8 +23,8 @@ SETTINGS = {"seed": {"value": 0, "default": 0, "free": False}}
 class SmallTask:
     """What checkpoints want of a task: a module with weights and one saved buffer, and a description."""
 
-    def __init__(self, width: int) -> None:
-        self.module: nn.Module = nn.ModuleDict({"first": nn.Linear(width, width), "second": nn.Linear(width, 3)})
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
         self.module.register_buffer("table", torch.arange(5))
 
     def describe(self) -> dict[str, Any]:
@@ -34,9 +34,10 @@ class SmallTask:
 class SmallRun:
     """Weights after step n are a function of n alone, so that what was loaded can be recognised."""
 
-    def __init__(self, folder: Path, *, width: int = 24, **policy: Any) -> None:
+    def __init__(self, folder: Path, *, width: int = 24, module: nn.Module | None = None, **policy: Any) -> None:
         torch.manual_seed(5)
-        self.task = SmallTask(width)
+        small = nn.ModuleDict({"first": nn.Linear(width, width), "second": nn.Linear(width, 3)})
+        self.task = SmallTask(module or small)
         self.optimizer = torch.optim.AdamW(self.task.module.parameters(), lr=0.01)
         self.state = MasterState(
             SimpleNamespace(basic_optimizer=self.optimizer, optimizer=self.optimizer, module=self.task.module)

@@ -80,7 +80,7 @@ def test_consolidate_takes_the_model_alone(
 ) -> None:
     out = tmp_path / "model"
     assert main(["checkpoint", "consolidate", str(run_dir), str(out), "--weights", weights]) == 0, said(capsys)
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "manifest.json", "model.safetensors"]
     source = run_dir / f"checkpoints/step-{step:08d}"
     expected = load_file(source / "model.safetensors")
     if weights == "ema":
