@@ -24,6 +24,7 @@ from s4d.cli import (
     golden,
     profile_data,
     report,
+    status,
     train,
 )
 
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report.report,
     "golden": golden.golden,
     "doctor": doctor.doctor,
+    "status": status.status,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": (

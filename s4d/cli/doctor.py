@@ -44,7 +44,7 @@ def doctor(
 def _doctor_hosts(
     hostfile: Path, run_dir: Path | None, interface: str | None, ssh_port: int | None, as_json: bool
 ) -> None:
-    from s4d.cli.doctor_hosts import check_exports, examine
+    from s4d.cli.doctor_hosts import check_exports, check_ssh, examine
     from s4d.hostfile import read_exported, read_hostfile
 
     hosts, exported = read_hostfile(hostfile), read_exported()
@@ -52,6 +52,7 @@ def _doctor_hosts(
     findings = examine(hosts, run_dir=run_dir, interface=interface, ssh_port=ssh_port)
     if len(hosts) > 1:
         check_exports(findings, exported)
+        check_ssh(findings, hosts[0].name)
     if as_json:
         print_json(findings.as_dict())
     else:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s4d.cli.doctor_link import Agent, UnansweredError
+from s4d.cli.doctor_link import Agent, UnansweredError, notices_a_lost_host
 from s4d.hostfile import Host
 
 GLOO_SECONDS = 15.0
@@ -111,6 +111,13 @@ def check_exports(findings: Findings, exported: dict[str, str]) -> None:
         if name not in exported:
             fix = f"add {name}={value} (or what fits) to .deepspeed_env here or in your home folder"
             findings.add("all hosts", f"{name} does not reach the ranks from this machine", fix)
+
+
+def check_ssh(findings: Findings, host: str) -> None:
+    """A launcher that never hears of a lost host waits for it without end."""
+    if not notices_a_lost_host(host):
+        fix = "write ServerAliveInterval 10 into ~/.ssh/config here"
+        findings.add("all hosts", "ssh does not notice when a host is lost: the launcher would not end", fix)
 
 
 def _compare_clocks(findings: Findings, agents: dict[str, Agent]) -> None:

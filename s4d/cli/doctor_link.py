@@ -30,6 +30,14 @@ SSH_FAILURES = {
 OTHER_FAILURE = "log in with ssh and try the same there"
 
 
+def notices_a_lost_host(host: str) -> bool:
+    """Whether a connection of ssh, as pdsh makes it from here, ends when the other side is gone without a word."""
+    if "ServerAliveInterval" in os.environ.get("PDSH_SSH_ARGS_APPEND", ""):
+        return True
+    told = subprocess.run(["ssh", "-G", "--", host], capture_output=True, text=True, check=False).stdout
+    return not any(line == "serveraliveinterval 0" for line in told.splitlines())
+
+
 class UnansweredError(Exception):
     """A host did not do what it was asked; the text says why."""
 

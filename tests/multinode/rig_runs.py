@@ -43,13 +43,12 @@ class Run:
         self.nodes = list(nodes)
         self.run_dir = run_dir
         self.commands: list[subprocess.Popen[bytes]] = []
-        self._out = out
-        self._began = time.time()
+        self.log = out
 
     @property
     def out(self) -> str:
         """Everything it said so far, on all nodes."""
-        return self._out.read_text(errors="replace") if self._out.exists() else ""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
     def errors(self) -> list[str]:
@@ -101,27 +100,6 @@ class Run:
             assert time.monotonic() < began + seconds, f"{left} still there after {seconds:g} s:\n{self.out}"
             time.sleep(0.05)
         return time.monotonic() - began
-
-    def gone_after_silence(self, seconds: float) -> float:
-        """Wait until no process is left; the seconds since the last progress, which must not exceed `seconds`."""
-        end = time.monotonic() + LIMIT_SECONDS
-        while left := self.left():
-            assert time.monotonic() < end, f"{left} still there:\n{self.out}"
-            last = self.last_progress()
-            assert last is None or time.time() - last < seconds + 5, f"{left} still there:\n{self.out}"
-            time.sleep(0.05)
-        silence = time.time() - (self.last_progress() or time.time())
-        assert silence < seconds, f"{silence:.1f} s after the last progress:\n{self.out}"
-        return silence
-
-    def last_progress(self) -> float | None:
-        """When the run folder was last written to by this run, None before; what a watchdog writes does not count."""
-        times = []
-        for path in self.run_dir.rglob("*") if self.run_dir.exists() else ():
-            with suppress(OSError):
-                if "failure.json" not in path.name:
-                    times.append(path.stat().st_mtime)
-        return max((at for at in times if at >= self._began), default=None)
 
     def assert_nothing_left(self) -> None:
         """No process, nothing in any /dev/shm and no file in any /tmp."""
@@ -183,7 +161,7 @@ def over_pdsh(
 
     `environment` goes to the ranks by way of `.deepspeed_env`, `known` to the command itself.
     """
-    run = _begin(rig, nodes, run_file)
+    run = begin(rig, nodes, run_file)
     write_exports(rig, {**NEEDED, **(environment or {})})
     options = [
         "--hostfile",
@@ -195,7 +173,7 @@ def over_pdsh(
     ]
     command = [sys.executable, str(DEEPSPEED), *options, "engine/train.py", "--config", run_file, *overrides]
     known = {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore", **(known or {})}
-    run.commands.append(rig.head.start(command, environment=known, out=run._out))
+    run.commands.append(rig.head.start(command, environment=known, out=run.log))
     return run
 
 
@@ -208,17 +186,18 @@ def without_ssh(
     environments: dict[str, dict[str, str]] | None = None,
 ) -> Run:
     """`deepspeed --no_ssh --node_rank k` on every node; `environments` adds to what single nodes get."""
-    run = _begin(rig, nodes, run_file)
+    run = begin(rig, nodes, run_file)
     hostfile, port = write_hostfile(rig, nodes, slots), str(next(_ports))
     for rank, node in enumerate(nodes):
         options = ["--hostfile", hostfile, "--no_ssh", "--node_rank", str(rank)]
         options += ["--master_addr", nodes[0].address, "--master_port", port]
         command = [sys.executable, str(DEEPSPEED), *options, "engine/train.py", "--config", run_file, *overrides]
         known = {**NEEDED, "PYTHONWARNINGS": "ignore", **(environments or {}).get(node.name, {})}
-        run.commands.append(node.start(command, environment=known, out=run._out))
+        run.commands.append(node.start(command, environment=known, out=run.log))
     return run
 
 
-def _begin(rig: Rig, nodes: Sequence[Node], run_file: str) -> Run:
+def begin(rig: Rig, nodes: Sequence[Node], run_file: str) -> Run:
+    """A run of which nothing has been started yet."""
     name = Path(run_file).stem
     return Run(rig, nodes, rig.shared.parent / f"{name}-{time.monotonic_ns()}.out", rig.shared / name)

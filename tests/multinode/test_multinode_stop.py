@@ -8,13 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 import rig_runs
-import trials
+import row_nodes_stop
 from rig import Rig
 from rig_runs import Run
 
 pytestmark = [pytest.mark.launch, pytest.mark.multinode]
-
-LEAVE_SECONDS = 25.0
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +29,10 @@ def started(rig: Rig, name: str) -> Run:
     return run
 
 
-def assert_saved(run: Run, *statuses: int) -> None:
+def assert_saved(run: Run, status: int) -> None:
     """All is gone in time, the last step that was logged is saved, and the run does not count as done."""
-    run.gone(LEAVE_SECONDS)
-    run.assert_nothing_left()
-    assert run.statuses()[0] in statuses, run.out
-    last = trials.lines(run.run_dir)[-1]["step"]
-    assert trials.saved_step(run.run_dir) == last, f"step {last} was logged\n{run.out}"
-    assert not (run.run_dir / "finished.json").exists() and not run.errors, run.out
+    run.gone(row_nodes_stop.LEAVE_SECONDS)
+    row_nodes_stop.check(run, status)
 
 
 def test_sigterm_to_the_head(project: Rig) -> None:
