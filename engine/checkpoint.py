@@ -46,7 +46,6 @@ class Checkpoints:
         settings: Settings,
         policy: EngineSettings,
     ) -> None:
-        self._folder = folder
         self._runtime = runtime
         self._task = task
         self._state = state
@@ -66,8 +65,11 @@ class Checkpoints:
         """Copy the state after `step` optimizer steps; it is published while training goes on; collective.
 
         `before` is called by rank 0, beside the training, once the copies are complete and before anything is written.
-        Waits for the checkpoint before, which may have failed: see `settle`.
+        Waits for the checkpoint before, which may have failed: see `settle`. A step that is saved already, as when a
+        run is stopped right after a save, is not saved again.
         """
+        if step == self._writer.step:
+            return
         self._writer.free()
         at, scores = self._scores
         state = {
@@ -87,7 +89,7 @@ class Checkpoints:
             records={STATE: state, SETTINGS: self._settings, CONFIG: self._task.describe()},
             begin=begin,
         )
-        self._writer.begin(snapshot if self._runtime.rank == 0 else None)
+        self._writer.begin(step, snapshot if self._runtime.rank == 0 else None)
 
     def hold_updates(self) -> None:
         """Called before the weights change: on a GPU the change comes after their copies, the host does not wait."""

@@ -48,15 +48,18 @@ class CheckpointWriter:
         self._allowed = allowed_failures
         # Equal on all ranks: a write was begun and its end is not agreed on.
         self._open = False
+        # The step of the newest write that was not refused, as far as is agreed on; equal on all ranks.
+        self.step: int | None = None
         # Of rank 0 alone.
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._failures_in_row = 0
 
-    def begin(self, snapshot: Snapshot | None) -> None:
+    def begin(self, step: int, snapshot: Snapshot | None) -> None:
         """Start to publish what rank 0 has copied (None elsewhere) and return; none may be under way."""
         assert not self._open, "one checkpoint is still being written"
         self._open = True
+        self.step = step
         self._failure = None
         if snapshot is not None:
             # A daemon: a process that must leave is not held back by it.
@@ -98,6 +101,8 @@ class CheckpointWriter:
             return
         self._open = False
         self._thread = None
+        if agreed == TOLERATED:
+            self.step = None
         if agreed not in (PUBLISHED, TOLERATED):
             self._runtime.raise_first(failure, agreed, PHASE)
 

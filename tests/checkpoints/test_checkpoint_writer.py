@@ -130,6 +130,20 @@ def test_allowed_refusals_are_warnings_until_there_are_too_many(
             run.save()
 
 
+def test_a_step_is_saved_once_unless_it_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SmallRun(tmp_path, save_failures=1)
+    begun = []
+    for refusals in (0, 0, 1):
+        run.advance()
+        full_disk(monkeypatch, refusals)
+        for _ in range(3):
+            run.save(lambda: begun.append(run.step))
+            run.checkpoints.linger(20)
+            run.checkpoints.settle()
+    run.checkpoints.wait()
+    assert begun == [1, 2, 3, 3] and steps(run) == [3, 2]
+
+
 def test_the_last_checkpoint_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full_disk(monkeypatch, 1)
     run = SmallRun(tmp_path, save_failures=5)
@@ -146,13 +160,14 @@ def test_the_same_step_again_is_kept_or_replaced(tmp_path: Path) -> None:
     run.checkpoints.wait()
     folder = tmp_path / "checkpoints/step-00000001"
     inode = folder.stat().st_ino
-    run.save()
-    run.checkpoints.wait()
-    assert folder.stat().st_ino == inode, "an intact checkpoint with the same content stays"
-    with torch.no_grad():
-        run.task.module.get_parameter("first.bias").add_(1)
-    run.save()
-    run.checkpoints.wait()
+    for change in (0, 1):
+        run = SmallRun(tmp_path)
+        run.load()
+        with torch.no_grad():
+            run.task.module.get_parameter("first.bias").add_(change)
+        run.save()
+        run.checkpoints.wait()
+        assert (folder.stat().st_ino == inode) == (not change), "an intact checkpoint with the same content stays"
     assert stored_sums(verify_checkpoint(folder)) == run.sums()
     assert sorted(path.name for path in folder.parent.iterdir()) == ["latest", folder.name]
 

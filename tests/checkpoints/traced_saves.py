@@ -50,6 +50,10 @@ def record_one(folder: Path, name: str) -> Situation:
         run.save()
     run.checkpoints.wait()
     allowed = [run.sums()] if earlier else []
+    if not saves:
+        # What this process has saved it does not save again; one that continues the run does.
+        run = SmallRun(root, width=WIDTH, keep_last=1)
+        run.load()
     change(run)
     shutil.copytree(root, folder / "before", symlinks=True)
 
