@@ -6,14 +6,23 @@ rank was lost; 5 not finite; 75 stopped on request with a checkpoint saved, so t
 
 from __future__ import annotations
 
+import re
+
 EXIT_DONE = 0
 EXIT_SAVED = 75
+
+
+# A message quotes names in files, and must stay one line of a terminal or log whatever stands in them.
+UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class EngineError(Exception):
     """Base of the engine's own errors, printed as one line without a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return UNPRINTED.sub(lambda match: match[0].encode("unicode_escape").decode(), super().__str__())
 
 
 class CommandLineError(EngineError):
@@ -52,6 +61,12 @@ class NodesDifferError(EngineError):
 
 class RunFolderError(EngineError):
     """A run folder that cannot be written, or that not all nodes share."""
+
+    exit_code = 1
+
+
+class DumpError(EngineError):
+    """A dump of a step that cannot be read."""
 
     exit_code = 1
 

@@ -37,7 +37,7 @@ def show(
         return
     remarks = [f"recipe {config.recipe}", *(f"differs from it: {line}" for line in differing), *batches]
     print_lines([f"# {line}" for line in remarks])
-    print_lines([dump_yaml(values).rstrip("\n")])
+    print_lines(dump_yaml(values).rstrip("\n").split("\n"))
 
 
 def schema() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from s4d.errors import UNPRINTED
 from s4d.json_text import to_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -17,12 +18,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 
 def print_json(document: object) -> None:
     """Print `document` as JSON; numbers that are not finite become null."""
-    sys.stdout.write(to_json(document))
+    text = to_json(document)
+    # JSON's own way to write them; line ends stand between values only.
+    sys.stdout.write(UNPRINTED.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Print lines as they are, without markup or wrapping."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    """Print lines without markup or wrapping; what a terminal would obey is shown instead."""
+    sys.stdout.write("".join(f"{shown(line)}\n" for line in lines))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -35,9 +38,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row), style=None)
+        table.add_row(*(shown(str(cell)) for cell in row), style=None)
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
+
+
+def shown(text: str) -> str:
+    """`text`, which may stem from names in files, without control characters: `\\x1b` for an escape."""
+    return UNPRINTED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def relative(path: Path | str) -> str:

@@ -17,12 +17,24 @@ from torch import Tensor
 
 from s4d.atomic_files import flush
 from s4d.errors import DataError
+from s4d.models.folder_manifest import (
+    MANIFEST_FILE,
+    check_file,
+    check_tensor_file,
+    file_entry,
+    parse_object,
+    read_manifest,
+    read_small,
+    render_manifest,
+    tensor_file_entry,
+)
 from s4d.models.sizes import Architecture
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
+# What is read of a file that holds a folder's name.
+MAX_NAME = 256
 
 
 def find_model(path: Path, pointer: str = "latest") -> Path:
@@ -39,30 +51,26 @@ def find_model(path: Path, pointer: str = "latest") -> Path:
         return path
     named = path / "checkpoints" / pointer
     if named.is_file():
-        name = named.read_text(encoding="utf-8", errors="replace").strip()
+        name = read_small(named)[:MAX_NAME].decode(errors="replace").strip()
         folder = path / "checkpoints" / name
-        if name == folder.name and (folder / MODEL_FILE).is_file():
+        if name == folder.name and "\0" not in name and (folder / MODEL_FILE).is_file():
             return folder
         raise DataError(f"{named}: names {name[:80]!r}, which is no folder beside it with a {MODEL_FILE}")
     raise DataError(f"{path}: holds neither {MODEL_FILE} nor checkpoints/{pointer}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Content of `config.json`; DataError if it is missing or not a JSON object."""
-    return read_object(folder / CONFIG_FILE)
+    """Content of `config.json`; DataError if it is missing, not a JSON object or not what the manifest knows."""
+    path = folder / CONFIG_FILE
+    data = read_small(path)
+    if manifest := read_manifest(folder):
+        check_file(path, data, manifest.get(CONFIG_FILE))
+    return parse_object(path, data)
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; DataError if it is missing or something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+    return parse_object(path, read_small(path))
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -77,26 +85,22 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors` on the CPU; DataError where a checkpoint's manifest knows other bytes."""
-    tensors = read_tensor_file(folder / MODEL_FILE)
-    for name, digest in read_checksums(folder).items():
-        if name in tensors and _sha256(tensors[name]) != digest:
-            raise DataError(
-                f"{folder / MODEL_FILE}: tensor {name!r}: damaged, its checksum differs from {MANIFEST_FILE}"
-            )
+    """All tensors of `model.safetensors` on the CPU; DataError where the folder's manifest knows other bytes."""
+    path = folder / MODEL_FILE
+    sums = read_checksums(folder)
+    tensors = read_tensor_file(path)
+    for name, tensor in tensors.items() if sums else ():
+        if sums.get(name) != _sha256(tensor):
+            raise DataError(f"{path}: tensor {name!r}: damaged, its checksum differs from {MANIFEST_FILE}")
+    if sums and len(sums) != len(tensors):
+        raise DataError(f"{path}: tensor {sorted(sums.keys() - tensors.keys())[0]!r} of {MANIFEST_FILE} is not there")
     return tensors
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each tensor of a checkpoint of a run; empty for a folder without a manifest."""
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        return {}
-    try:
-        entries = json.loads(path.read_bytes())["files"][MODEL_FILE]["tensors"]
-        return {name: entry["sha256"] for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a readable checkpoint manifest: {error!r}") from error
+    """SHA-256 of each tensor by the folder's manifest, whose header is the file's; empty without a manifest."""
+    manifest = read_manifest(folder)
+    return check_tensor_file(folder / MODEL_FILE, manifest.get(MODEL_FILE)) if manifest else {}
 
 
 def _sha256(tensor: Tensor) -> str:
@@ -119,8 +123,12 @@ def write_folder(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, 
     aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        _write(aside / MODEL_FILE, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-        _write(aside / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode("utf-8"))
+        model = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        described = (json.dumps(config, indent=2) + "\n").encode("utf-8")
+        _write(aside / MODEL_FILE, model)
+        _write(aside / CONFIG_FILE, described)
+        entries = {MODEL_FILE: tensor_file_entry(model), CONFIG_FILE: file_entry(described)}
+        _write(aside / MANIFEST_FILE, render_manifest(entries))
         flush(aside)
         aside.rename(out)
         flush(out.parent)

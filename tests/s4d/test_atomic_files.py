@@ -31,5 +31,5 @@ def test_files_and_folders(tmp_path: Path, flushed: list[Path]) -> None:
 
 def test_a_model_folder_is_on_the_disk_before_and_after_it_is_renamed(tmp_path: Path, flushed: list[Path]) -> None:
     write_folder(tmp_path / "model", {"a": torch.zeros(1)}, {})
-    assert [path.name for path in flushed[:2]] == ["model.safetensors", "config.json"]
-    assert flushed[2].parent == tmp_path and flushed[3:] == [tmp_path]
+    assert [path.name for path in flushed[:3]] == ["model.safetensors", "config.json", "manifest.json"]
+    assert flushed[3].parent == tmp_path and flushed[4:] == [tmp_path]

@@ -111,6 +111,9 @@ def test_run_folders_lead_to_their_newest_checkpoint(tmp_path: Path, pretrained:
 @pytest.mark.parametrize("content", [b"", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", b"PK\x03\x04" * 64])
 def test_broken_files_are_named(pretrained: Path, architecture_of: Callable[..., Architecture], content: bytes) -> None:
     (pretrained / "model.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors: not the file of \d+ bytes"):
+        load_initial(build_pretrain(architecture_of(), seed=0), pretrained)
+    (pretrained / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"model\.safetensors: not a readable"):
         load_initial(build_pretrain(architecture_of(), seed=0), pretrained)
 
@@ -125,6 +128,9 @@ def test_stated_architecture(finetuned: Path, experts_of: Callable[..., MoaeArch
     config = json.loads((finetuned / "config.json").read_text())
     config["architecture"]["wheels"] = 4
     (finetuned / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"config\.json: damaged"):
+        read_architecture(finetuned)
+    (finetuned / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"config\.json: field 'architecture'.*wheels"):
         read_architecture(finetuned)
 
