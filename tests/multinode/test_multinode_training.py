@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from rig import Rig
 pytestmark = [pytest.mark.launch, pytest.mark.multinode]
 
 STEPS = 10
+CONTACT_SECONDS = 6
+GONE_SECONDS = 20.0
 SHORT = (f"engine.steps={STEPS}", "engine.save_every=4")
 
 
@@ -61,22 +64,46 @@ def test_three_nodes_without_ssh_learn_what_one_machine_learns(project: Rig) -> 
     trials.assert_same(run.run_dir, calm(project, 2, 3, views=6))
 
 
-def test_a_lost_node_ends_the_run_and_a_new_start_goes_on(project: Rig, tmp_path: Path) -> None:
-    """Power failure of the second node; the rest ends, and two other nodes continue to the same bits."""
+def long_run(rig: Rig, name: str) -> rig_runs.Run:
+    """A run over the first two nodes that has saved, with a limit for silent nodes that suits a test."""
+    rig_runs.write_project(rig)
+    run_file = rig_runs.write_run(
+        rig, name, engine={"steps": 2000, "save_every": 4, "phase_seconds": {"contact": CONTACT_SECONDS}}
+    )
+    run = rig_runs.over_pdsh(rig, rig.nodes[:2], run_file)
+    run.until(lambda: trials.saved_step(run.run_dir) >= 4)
+    return run
+
+
+def assert_silence_was_noticed(run: rig_runs.Run) -> None:
+    """Nobody waits for the silent node, and one cause names it."""
+    run.gone(GONE_SECONDS)
+    assert run.statuses()[0] not in (0, None)
+    cause = json.loads((run.run_dir / "failure.json").read_text())["cause"]
+    assert re.match(rf"node n[01]: silent for [\d.]+ s \(limit {CONTACT_SECONDS} s\), as seen from n[01]", cause), cause
+    assert len(run.errors) <= 1 and not (run.run_dir / "finished.json").exists()
+
+
+def test_a_lost_node_ends_the_run_and_a_new_start_goes_on(tmp_path: Path) -> None:
+    """Power failure of the second node, which says no goodbye; the rest ends, and two other nodes go on."""
     with Rig(tmp_path / "own", nodes=3) as rig:
-        rig_runs.write_project(rig)
-        run_file = rig_runs.write_run(rig, "lost")
-        run = rig_runs.over_pdsh(rig, rig.nodes[:2], run_file, "engine.steps=2000", "engine.save_every=4")
-        run.until(lambda: trials.saved_step(run.run_dir) >= 4)
+        run = long_run(rig, "lost")
+        rig_links.cut(rig, rig.nodes[1])
         rig.nodes[1].lose()
-        run.gone()
-        assert run.statuses()[0] != 0
+        assert_silence_was_noticed(run)
         saved = trials.saved_step(run.run_dir)
-        again = rig_runs.over_pdsh(
-            rig, [rig.nodes[0], rig.nodes[2]], run_file, "engine.steps=2000", "engine.save_every=4"
-        )
+        again = rig_runs.over_pdsh(rig, [rig.nodes[0], rig.nodes[2]], str(rig_runs.SHARED / "lost.yaml"))
         again.until(lambda: f"(step {saved})" in again.out and trials.saved_step(run.run_dir) > saved)
         again.kill()
+
+
+@pytest.mark.deep
+def test_a_cable_that_fails_in_one_direction_is_noticed(tmp_path: Path) -> None:
+    with Rig(tmp_path / "own", nodes=2) as rig:
+        run = long_run(rig, "deaf")
+        rig_links.deafen(rig.nodes[1], rig.nodes[0])
+        assert_silence_was_noticed(run)
+        run.assert_nothing_left()
 
 
 @pytest.mark.deep
