@@ -14,6 +14,9 @@ from typing import Any
 Message = dict[str, Any]
 ALIVE_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
+HELLO_SECONDS = 30.0
+# Far more than the stacks of all ranks of a node.
+MAX_LINE_BYTES = 16 << 20
 
 
 class Link:
@@ -23,7 +26,7 @@ class Link:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setblocking(False)
         self.name = name
-        self.heard = time.monotonic()
+        self.met = self.heard = time.monotonic()
         self.lost = self.over = False
         self._connection = connection
         self._incoming = b""
@@ -72,9 +75,12 @@ class Link:
         except OSError:
             self.lost = True
         *lines, self._incoming = self._incoming.split(b"\n")
+        self.lost |= len(self._incoming) > MAX_LINE_BYTES
         messages = []
         for line in lines:
             message = json.loads(line)
+            if not isinstance(message, dict):
+                raise ValueError(f"node {self.name}: not an object: {message!r}")
             if "bye" in message:
                 self.over = True
             elif message:
@@ -128,23 +134,27 @@ class Contacts:
             self._server.setblocking(False)
             with suppress(BlockingIOError):
                 self._strangers.append(Link(self._server.accept()[0], "a stranger"))
+        found = [(link, message) for link in self.links if link.usable for message in link.hear()]
         for stranger in list(self._strangers):
-            self._meet(stranger)
-        return [(link, message) for link in self.links if link.usable for message in link.hear()]
+            found += [(stranger, message) for message in self._meet(stranger)]
+        return found
 
-    def _meet(self, stranger: Link) -> None:
-        # Whoever does not begin with the token of this run is not listened to any further.
+    def _meet(self, stranger: Link) -> list[Message]:
+        # Whoever does not begin with the token of this run is not listened to any further. One that is lost again
+        # already is a node that is lost.
         try:
             messages = stranger.hear()
-            if not messages and stranger.usable:
-                return
-            hello = messages[0]
-            if hello["token"] == self._token and stranger.usable:
-                stranger.name = str(hello["host"])
-                self.links.append(stranger)
-        except (ValueError, KeyError, TypeError, IndexError):
-            stranger.goodbye()
+        except ValueError:
+            messages = [{"token": None}]
+        if not messages and stranger.usable and time.monotonic() - stranger.met < HELLO_SECONDS:
+            return []
         self._strangers.remove(stranger)
+        if not messages or messages[0].get("token") != self._token:
+            stranger.goodbye()
+            return []
+        stranger.name = str(messages[0]["host"])
+        self.links.append(stranger)
+        return messages[1:]
 
     def say(self, message: Message) -> bool:
         """Tell all; False if nobody can be told."""

@@ -37,9 +37,9 @@ DEFAULTS: dict[str, float] = {
     Phase.FORWARD.label: 600.0,
     Phase.BACKWARD.label: 600.0,
     Phase.STEP.label: 600.0,
-    Phase.EVALUATE.label: 3600.0,
+    Phase.EVALUATE.label: 7200.0,
     Phase.SAVE.label: 1800.0,
-    Phase.FINISH.label: 3600.0,
+    Phase.FINISH.label: 7200.0,
     CONTACT: 60.0,
 }
 

@@ -265,9 +265,11 @@ def test_a_stranger_is_not_listened_to(nodes: list[Node], tmp_path: Path) -> Non
     nodes.append(Node(tmp_path, "first", {0: [["sleep", 1.2], *DONE]}, world_size=2))
     nodes[0].watch(nodes=2)
     port = nodes[0].board.watchdog[1]
-    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
     strangers[0].sendall(b'{"token": "x", "host": "y"}\n{"end": 0}\n')
     strangers[1].sendall(b"GET / HTTP/1.1\r\n\r\n")
+    strangers[2].sendall(b"[1]\n\xff\n")
+    strangers[3].sendall(b'{"end": 0}\n')
     nodes[0].go()
     assert nodes[0].end() == ""
     assert nodes[0].ranks[0].returncode == 0
