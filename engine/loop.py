@@ -39,6 +39,7 @@ class Training:
     telemetry: Telemetry
     stop: StopRequest
     note_choices: Callable[[], None]
+    still_ours: Callable[[], None]
 
     def run(self, start: int) -> bool:
         """Train from step `start` to the end; True when done, False when stopped early on request, both saved."""
@@ -53,6 +54,7 @@ class Training:
             lr = self.schedule.apply(step, self.engine.basic_optimizer.param_groups)
             results, grad_norm = self.optimizer_step(micro_batches)
             self.average.update(step + 1)
+            self.still_ours()
             self.telemetry.observe(step + 1, results, lr=lr, grad_norm=grad_norm, counts=self.batches.counters())
             self.evaluate(step + 1)
             if self.is_save_step(step + 1):
@@ -67,6 +69,7 @@ class Training:
         begin = time.perf_counter()
         error: Exception | None = None
         try:
+            self.still_ours()
             micro_batches = next(stream)
         except Exception as caught:
             error = caught
@@ -99,6 +102,7 @@ class Training:
         if every and step % every == 0:
             pulse.enter(Phase.EVALUATE)
             scores = self.task.evaluate(self.engine, "val")
+            self.still_ours()
             self.telemetry.scores(step, scores)
             self.checkpoints.scored(step, scores)
 
@@ -117,12 +121,14 @@ class Training:
 
     def record(self) -> None:
         """Put on the disk what must be there before a checkpoint; called beside the training."""
+        self.still_ours()
         self.telemetry.flush()
         self.note_choices()
 
     def finish(self, run_dir: Path) -> None:
         """Let the task evaluate the last weights and, if an average is kept, the averaged ones."""
         pulse.enter(Phase.FINISH)
+        self.still_ours()
         self.task.finish(self.engine, run_dir, "last")
         if self.average.active:
             with self.average.swapped():

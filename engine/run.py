@@ -77,7 +77,7 @@ def execute(
     with runtime.together("writing to the run folder"):
         if runtime.rank == 0:
             save_config(folder.path / "config.yaml")
-        telemetry = _open_telemetry(folder, config, runtime, batches, start=start, counters=counters)
+        telemetry = _open_telemetry(folder, config, runtime, batches, source=source, start=start, counters=counters)
     training = Training(
         engine=engine,
         task=task,
@@ -92,6 +92,7 @@ def execute(
         telemetry=telemetry,
         stop=stop,
         note_choices=lambda: folder.write_json(BACKENDS, choices.read()),
+        still_ours=folder.check,
     )
     done = _train(training, start)
     _finish(training, folder, done=done)
@@ -123,10 +124,19 @@ def _finish(training: Training, folder: RunFolder, *, done: bool) -> None:
 
 
 def _open_telemetry(
-    folder: RunFolder, config: RunConfig, runtime: Runtime, batches: Batches, *, start: int, counters: dict[str, int]
+    folder: RunFolder,
+    config: RunConfig,
+    runtime: Runtime,
+    batches: Batches,
+    *,
+    source: Path | None,
+    start: int,
+    counters: dict[str, int],
 ) -> Telemetry:
-    """Write what describes this process and continue metrics.jsonl at step `start`."""
+    """Write what describes this process and continue metrics.jsonl at step `start`, from nothing without `source`."""
     if runtime.rank == 0:
+        if source is None:
+            folder.clear()
         (folder.path / FAILURE).unlink(missing_ok=True)
         (folder.path / FINISHED).unlink(missing_ok=True)
         cut_metrics(folder.path / METRICS, start)

@@ -1,37 +1,62 @@
-"""A request to stop, from a signal or from the death of the launcher; it is only looked at between steps."""
+"""A request to stop, from a signal or from the death of the launcher; it is only looked at between steps.
+
+Only the standard library is needed here: signals are noted before the long imports of a run begin.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from engine.errors import EngineError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# A queue and the launcher may both forward one request: what follows so soon is no second one.
+REPEAT_SECONDS = 5.0
+
+
+class StoppedAtOnceError(EngineError):
+    """Stopped by a second signal, without a checkpoint of the last steps; 128 + the signal is the exit status."""
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by a second {name}; the same command continues from the last checkpoint")
+        self.exit_code = 128 + number
 
 
 class StopRequest:
-    """Set by SIGINT or SIGTERM to this process, or when the DeepSpeed launcher above it is gone.
+    """Set by SIGINT, SIGTERM or SIGUSR1 to this process, or when the DeepSpeed launcher above it is gone.
 
-    The single-node `deepspeed` command forwards no signal: killed, it would leave its ranks training on unseen.
+    The single-node `deepspeed` command forwards no signal: killed, it would leave its ranks training on unseen. A
+    signal more than a few seconds after the first one ends the run where it is, once the checkpoint that is being
+    written is whole.
     """
 
     def __init__(self) -> None:
-        self._signalled = False
-        self._launcher = _launcher_chain()
+        self._first: float | None = None
+        self._at_once = False
+        self._launcher: tuple[tuple[int, int], ...] = ()
 
     def install(self) -> None:
-        """Take over the signals of this process (main thread only)."""
+        """Take over the signals of this process (main thread only) and note the launcher, as early as can be."""
         for number in SIGNALS:
             signal.signal(number, self._note)
+        self._launcher = _launcher_chain()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+        if self._first is None:
+            self._first = time.monotonic()
+        elif time.monotonic() - self._first > REPEAT_SECONDS and not self._at_once:
+            self._at_once = True
+            raise StoppedAtOnceError(number)
 
     @property
     def requested(self) -> bool:
         """True once a stop was asked for."""
-        return self._signalled or any(_parent_of(child) != parent for child, parent in self._launcher)
+        return self._first is not None or any(_parent_of(child) != parent for child, parent in self._launcher)
 
 
 def _launcher_chain() -> tuple[tuple[int, int], ...]:
@@ -65,3 +90,6 @@ def _parent_of(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return None
+
+
+stop = StopRequest()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from functools import partial
 from pathlib import Path
 
-if __name__ == "__main__" and not __package__:
+if __name__ == "__main__":
     # Run by path, Python looks for modules beside this file; look in the repository root instead.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    importlib.import_module("engine.stop").stop.install()  # the imports below take seconds
 
 from engine.agreement import require_agreement
 from engine.command_line import parse_arguments
@@ -17,7 +18,7 @@ from engine.failure import leave, report
 from engine.run import Choices, execute
 from engine.run_folder import RunFolder
 from engine.shared_memory import sweep_semaphores
-from engine.stop import StopRequest
+from engine.stop import stop
 from engine.watchdog.start import start_watched
 from kernels import backends
 from s4d.config import blamed_on, load, save
@@ -29,15 +30,14 @@ def train(arguments: list[str]) -> int:
     """One training run on this rank; returns the exit status."""
     options = parse_arguments(arguments)
     config = load(options.config, options.overrides)
-    stop = StopRequest()
-    stop.install()
     runtime = start_watched(Path(config.run_dir), config.engine.phase_seconds)
     require_agreement(runtime, repr(config))
+    if runtime.agree(stop.requested):
+        return EXIT_SAVED
     folder = RunFolder(Path(config.run_dir))
     with runtime.together("start-up"), blamed_on(options.config, options.overrides):
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
         batches = build_batches(config, runtime.rank, runtime.world_size, runtime.device)
-        source = None if options.fresh else folder.source(options.resume, config.engine)
 
     def replay(stored: dict[str, str]) -> None:
         backends.pin(stored)
@@ -48,9 +48,9 @@ def train(arguments: list[str]) -> int:
         if runtime.rank == 0:
             folder.claim()
             sweep_semaphores()
-            if options.fresh:
-                folder.clear()
     try:
+        with runtime.together("the search for progress"):
+            source = None if options.fresh else folder.source(options.resume, config.engine)
         done = execute(
             task,
             batches,
@@ -60,7 +60,7 @@ def train(arguments: list[str]) -> int:
             folder=folder,
             source=source,
             choices=Choices(read=lambda: backends.chosen() | batches.choices(), replay=replay),
-            save_config=partial(save, config),
+            save_config=lambda path: save(config, path),
         )
     except BaseException:
         folder.withdraw()
@@ -68,6 +68,7 @@ def train(arguments: list[str]) -> int:
     finally:
         batches.close()
     runtime.close()
+    folder.release()
     return EXIT_DONE if done else EXIT_SAVED
 
 

@@ -54,7 +54,8 @@ def answer(cwd: str, command: list[str]) -> dict[str, object]:
 
 
 def _become(command: list[str]) -> None:
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    # Whoever replaces these must not close the descriptors.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     status = 1
     try:
         if command[0] == "s4d":

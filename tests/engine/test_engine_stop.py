@@ -15,7 +15,7 @@ from engine.stop import StopRequest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", stop.SIGNALS)
 def test_signals_are_noted_and_nothing_is_interrupted(number: signal.Signals) -> None:
     earlier = {each: signal.getsignal(each) for each in stop.SIGNALS}
     try:
@@ -29,10 +29,27 @@ def test_signals_are_noted_and_nothing_is_interrupted(number: signal.Signals) ->
             signal.signal(each, handler)
 
 
+def test_a_second_signal_ends_the_run_unless_it_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(stop.time, "monotonic", lambda: clock[0])
+    request = StopRequest()
+    request._note(signal.SIGTERM, None)
+    clock[0] += stop.REPEAT_SECONDS - 1
+    request._note(signal.SIGTERM, None)
+    clock[0] += 2
+    with pytest.raises(stop.StoppedAtOnceError, match="stopped by a second SIGUSR1") as caught:
+        request._note(signal.SIGUSR1, None)
+    assert caught.value.exit_code == 128 + signal.SIGUSR1
+    # What is done on the way out is not interrupted.
+    clock[0] += 100
+    request._note(signal.SIGTERM, None)
+
+
 def test_death_of_the_launcher_is_a_request(tmp_path: Path) -> None:
     """A stand-in for the launcher starts a rank and is killed: the rank notices."""
     rank = (
-        "import time; from engine.stop import StopRequest; request = StopRequest(); print('ready', flush=True)\n"
+        "import time; from engine.stop import StopRequest; request = StopRequest(); request.install(); "
+        "print('ready', flush=True)\n"
         "begin = time.time()\n"
         "while not request.requested and time.time() - begin < 20: time.sleep(0.02)\n"
         f"open({str(tmp_path / 'seen')!r}, 'w').write(str(request.requested))"
@@ -55,4 +72,4 @@ def test_death_of_the_launcher_is_a_request(tmp_path: Path) -> None:
 
 
 def test_plain_parents_may_go() -> None:
-    assert StopRequest()._launcher == ()
+    assert stop._launcher_chain() == ()

@@ -30,7 +30,7 @@ def test_a_killed_run_is_compared_to_the_bit(bench: trials.Bench) -> None:
     whole, killed, reseeded = (file.with_suffix("") for file in files)
     assert bench.fork(files[0], *SHORT).wait() == 0
     trial = bench.fork(files[1], *SHORT)
-    trial.until(lambda: trials.logged(killed) >= 3)
+    trial.until(lambda: trials.logged(killed) >= 3 and trials.saved_step(killed) >= 2)
     trial.kill()
     trial.close()
     trial = bench.fork(files[1], *SHORT)

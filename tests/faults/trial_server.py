@@ -60,7 +60,8 @@ def start(request: dict[str, Any]) -> int:
             os.execvpe(request["arguments"][0], request["arguments"], environment)
         change_environment(request["environment"])
         os.close(begun)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        # Whoever replaces these must not close the descriptors.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         for folder in request["environment"].get("PYTHONPATH", "").split(os.pathsep):
             customise(folder)
         sys.argv = [str(TRAIN), *request["arguments"]]
