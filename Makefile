@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native native-sanitize check test test-deep test-multinode scorecard gpu-report demo clean distclean
+.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report demo clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -68,19 +68,21 @@ check: env ## lint, formatting and types
 
 test: env check ## the quick suite; tests that start several processes run alone
 	$(PYTEST) -n 2 -m "not launch and not deep"
-	$(PYTEST) -m "launch and not deep and not multinode"
+	$(PYTEST) -m "launch and not deep"
 
 SLICE ?= 1/1
 SLICE_SECONDS ?= 0
-test-deep: env ## long checks; SLICE=2/7 runs the second of seven parts
+test-deep: env rig-tools ## long checks; SLICE=2/7 runs the second of seven parts
 	PYTHONPATH=tests $(PYTEST) -n 2 -p deep_slice -m deep --timeout 900 --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS)
 
-# Without root or namespaces its tests are skipped with the reason.
+test-multinode: env rig-tools ## two and three nodes as network namespaces on this machine; needs root
+	$(PYTEST) -m multinode --timeout 900
+
 RIG_PACKAGES := openssh-server openssh-client pdsh iproute2 iptables procps hostname
-test-multinode: env ## two and three nodes as network namespaces on this machine; needs root
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v pdsh && command -v sshd && command -v iptables; } >/dev/null; then \
-		apt-get update -qq; apt-get install -y -qq --no-install-recommends $(RIG_PACKAGES) >/dev/null || true; fi
-	$(PYTEST) -m multinode
+# What is missing after this, root or namespaces included, the tests name when they are skipped.
+rig-tools:
+	@if [ "$$(id -u)" = 0 ] && ! { command -v pdsh && command -v sshd && command -v iptables && command -v ip; } >/dev/null && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(RIG_PACKAGES); } >/dev/null 2>&1 || true; fi
 
 MINUTES ?= 10
 ROWS ?=

@@ -17,7 +17,7 @@ import rig_runs
 from rig import Rig
 from rig_node import ROOT, Node
 
-pytestmark = [pytest.mark.launch, pytest.mark.multinode]
+pytestmark = [pytest.mark.launch, pytest.mark.multinode, pytest.mark.deep]
 
 S4D = str(Path(sys.executable).parent / "s4d")
 LIMIT = 90.0

@@ -11,7 +11,7 @@ import rig_runs
 from rig import Rig
 from rig_node import ROOT
 
-pytestmark = [pytest.mark.launch, pytest.mark.multinode]
+pytestmark = [pytest.mark.launch, pytest.mark.multinode, pytest.mark.deep]
 
 SHORT = ("engine.steps=2", "engine.save_every=2")
 

@@ -12,7 +12,7 @@ import row_nodes_stop
 from rig import Rig
 from rig_runs import Run
 
-pytestmark = [pytest.mark.launch, pytest.mark.multinode]
+pytestmark = [pytest.mark.launch, pytest.mark.multinode, pytest.mark.deep]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,6 @@ def test_sigterm_to_the_head(project: Rig) -> None:
     assert_saved(run, 1)
 
 
-@pytest.mark.deep
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_a_launcher_of_a_node(project: Rig, number: int) -> None:
     run = started(project, f"launcher-{number}")
@@ -51,7 +50,6 @@ def test_a_signal_to_a_launcher_of_a_node(project: Rig, number: int) -> None:
     assert_saved(run, 75)
 
 
-@pytest.mark.deep
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_one_rank(project: Rig, number: int) -> None:
     run = started(project, f"rank-{number}")

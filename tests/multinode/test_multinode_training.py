@@ -13,7 +13,7 @@ import rig_runs
 import trials
 from rig import Rig
 
-pytestmark = [pytest.mark.launch, pytest.mark.multinode]
+pytestmark = [pytest.mark.launch, pytest.mark.multinode, pytest.mark.deep]
 
 STEPS = 10
 CONTACT_SECONDS = 6
@@ -47,7 +47,7 @@ def settings(stage: int, views: int = 4) -> tuple[str, ...]:
     return f"engine.zero_stage={stage}", f"batch.per_step.stills={views}", f"batch.per_step.clips={views}"
 
 
-@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.deep), 3])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_nodes_over_pdsh_learn_what_one_machine_learns(project: Rig, stage: int) -> None:
     run_file = rig_runs.write_run(project, f"pdsh-{stage}")
     run = rig_runs.over_pdsh(project, project.nodes[:2], run_file, *SHORT, *settings(stage))
@@ -56,7 +56,6 @@ def test_two_nodes_over_pdsh_learn_what_one_machine_learns(project: Rig, stage: 
     assert "n0: step" in run.out and "n1: step" not in run.out
 
 
-@pytest.mark.deep
 def test_three_nodes_without_ssh_learn_what_one_machine_learns(project: Rig) -> None:
     run_file = rig_runs.write_run(project, "three")
     run = rig_runs.without_ssh(project, project.nodes, run_file, *SHORT, *settings(2, 6))
@@ -97,7 +96,6 @@ def test_a_lost_node_ends_the_run_and_a_new_start_goes_on(tmp_path: Path) -> Non
         again.kill()
 
 
-@pytest.mark.deep
 def test_a_cable_that_fails_in_one_direction_is_noticed(tmp_path: Path) -> None:
     with Rig(tmp_path / "own", nodes=2) as rig:
         run = long_run(rig, "deaf")
@@ -106,7 +104,6 @@ def test_a_cable_that_fails_in_one_direction_is_noticed(tmp_path: Path) -> None:
         run.assert_nothing_left()
 
 
-@pytest.mark.deep
 def test_a_slow_cable_is_no_fault(project: Rig, tmp_path: Path) -> None:
     with Rig(tmp_path / "own", nodes=2) as rig:
         rig_runs.write_project(rig)

@@ -14,7 +14,7 @@ import rig_links
 from rig import Rig
 from rig_node import Node
 
-pytestmark = [pytest.mark.launch, pytest.mark.multinode]
+pytestmark = [pytest.mark.launch, pytest.mark.multinode, pytest.mark.deep]
 
 HERE = Path(__file__).resolve().parent
 BUILD_AND_WAIT = """
