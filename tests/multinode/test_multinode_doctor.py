@@ -78,6 +78,18 @@ def test_wrong_interface(rig: Rig) -> None:
     assert "eth0 10.213.0.11" in findings["problems"][0]["fix"]
 
 
+def test_ssh_that_would_wait_for_a_lost_host(rig: Rig) -> None:
+    config = rig.head.path("/mnt/home/.ssh/config")
+    text = config.read_text()
+    config.write_text("\n".join(line for line in text.splitlines() if "ServerAlive" not in line) + "\n")
+    try:
+        status, findings = doctor(rig)
+    finally:
+        config.write_text(text)
+    assert status == 1 and [line.partition(":")[0] for line in told(findings)] == ["all hosts"], findings
+    assert "ServerAliveInterval" in findings["problems"][0]["fix"]
+
+
 def test_another_version_and_an_old_lock(rig: Rig, tmp_path: Path) -> None:
     node = rig.nodes[1]
     (rig.shared / "other.py").write_text((ROOT / "engine/ema.py").read_text() + "\n")

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rig_links
 import rig_runs
 from rig import Rig
 from rig_node import ROOT
 
 pytestmark = [pytest.mark.launch, pytest.mark.multinode, pytest.mark.deep]
 
+JOIN_SECONDS = 90.0
 SHORT = ("engine.steps=2", "engine.save_every=2")
 
 
@@ -69,3 +71,14 @@ def test_only_a_run_that_is_done_has_a_finish_record(project: Rig) -> None:
     assert not record.exists() or run.logged() >= 2
     assert run.wait() == [0], run.out
     assert json.loads(record.read_text()) == {"step": 2, "world_size": 2}
+
+
+def test_a_node_that_never_comes_is_waited_for_no_longer_than_allowed(project: Rig, tmp_path: Path) -> None:
+    with Rig(tmp_path / "own", nodes=2) as rig:
+        rig_runs.write_project(rig)
+        rig_links.cut(rig, rig.nodes[1])
+        run_file = rig_runs.write_run(rig, "alone", engine={"phase_seconds": {"start": 20}})
+        run = rig_runs.over_pdsh(rig, rig.nodes, run_file)
+        run.gone(JOIN_SECONDS)
+        assert run.statuses()[0] not in (0, None) and not run.run_dir.exists()
+        assert len(run.errors) == 1 and "Traceback" not in run.out, run.out
