@@ -150,6 +150,8 @@ class Checkpoints:
         with self._runtime.together("loading the checkpoint"):
             accepted = self._compare_settings(folder)
             state = self._restore(folder)
+            if self._runtime.rank == 0:
+                self._writer.sweep()
         self._state.push()
         say(self._runtime, f"continuing from {folder} (step {state['step']})")
         for line in accepted:

@@ -40,6 +40,7 @@ REPLACED = "-replaced"
 STEP = re.compile(r"step-(\d{8,})")
 STATE = "state.json"
 CHUNK_BYTES = 8 << 20
+MAX_REASON = 300
 TYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -96,7 +97,8 @@ def sweep(folder: Path) -> None:
     for stale in folder.glob(f"{ASIDE}*"):
         shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
     for old in folder.glob(f"step-*{REPLACED}"):
-        if old.with_name(old.name.removesuffix(REPLACED)).exists():
+        new = old.with_name(old.name.removesuffix(REPLACED))
+        if new.exists() and not any(damages(new)):
             discard(old)
 
 
@@ -145,7 +147,11 @@ def _put_in_place(aside: Path, folder: Path) -> None:
             shutil.rmtree(aside)
             flush(folder.parent)
             return
-        folder.rename(old)
+        if old.exists():
+            # Left by a crash and not swept: it is the intact one of the two.
+            discard(folder)
+        else:
+            folder.rename(old)
     aside.rename(folder)
     flush(folder.parent)
     if old.exists():
@@ -263,7 +269,9 @@ def damages(folder: Path) -> Iterator[str]:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
+    # Libraries may quote all of what they could not read.
+    return text[:MAX_REASON]
 
 
 def _another_step(folder: Path, step: int) -> Iterator[str]:

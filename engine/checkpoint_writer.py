@@ -55,6 +55,10 @@ class CheckpointWriter:
         self._failure: BaseException | None = None
         self._failures_in_row = 0
 
+    def sweep(self) -> None:
+        """Remove what earlier runs in this folder left half done; called by rank 0 before anything is written."""
+        sweep(self._folder)
+
     def begin(self, step: int, snapshot: Snapshot | None) -> None:
         """Start to publish what rank 0 has copied (None elsewhere) and return; none may be under way."""
         assert not self._open, "one checkpoint is still being written"

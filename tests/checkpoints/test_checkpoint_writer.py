@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,28 @@ def test_the_same_step_again_is_kept_or_replaced(tmp_path: Path) -> None:
         assert (folder.stat().st_ino == inode) == (not change), "an intact checkpoint with the same content stays"
     assert stored_sums(verify_checkpoint(folder)) == run.sums()
     assert sorted(path.name for path in folder.parent.iterdir()) == ["latest", folder.name]
+
+
+def test_what_a_crash_left_is_swept_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = SmallRun(tmp_path)
+    run.advance()
+    run.save()
+    run.checkpoints.wait()
+    folder = tmp_path / "checkpoints"
+    for name in (".tmp-gone-00000000", "step-00000001-replaced"):
+        shutil.copytree(folder / "step-00000001", folder / name)
+    assert SmallRun(tmp_path).load() == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000001"]
+    # The only intact one stays, whatever it is called.
+    shutil.copytree(folder / "step-00000001", folder / "step-00000001-replaced")
+    (folder / "step-00000001/model.safetensors").write_bytes(b"")
+    again = SmallRun(tmp_path)
+    assert again.load() == 1 and again.sums() == run.sums()
+    assert (folder / "step-00000001-replaced").is_dir()
+    again.save()
+    again.checkpoints.wait()
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000001"]
+    verify_checkpoint(folder / "step-00000001")
 
 
 def test_what_is_kept() -> None:
