@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import traceback
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn, Protocol
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -19,36 +23,101 @@ from engine_project import run_values, write_media  # noqa: E402
 
 Answer = dict[str, Any]
 
+PRELOAD = ("deepspeed", "resume_ranks", "s4d.tasks.finetune", "s4d.tasks.pretrain")
+
+
+class Rank(Protocol):
+    """A process that answers a line with a line."""
+
+    stdin: IO[str] | None
+    stdout: IO[str] | None
+
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+class Forked:
+    """A rank that begins as a copy of this process, which has imported everything."""
+
+    def __init__(self, environment: dict[str, str], errors: IO[str]) -> None:
+        jobs, to_rank = os.pipe()
+        from_rank, answers = os.pipe()
+        self._status: int | None = None
+        self._pid = os.fork()
+        if self._pid == 0:
+            _become_rank(environment, (jobs, answers, errors.fileno()), (to_rank, from_rank))
+        os.close(jobs)
+        os.close(answers)
+        _ends.extend((to_rank, from_rank))
+        self.stdin, self.stdout = os.fdopen(to_rank, "w"), os.fdopen(from_rank)
+
+    def poll(self) -> int | None:
+        if self._status is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        if self._status is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._status
+
+
+# Ends of pipes that this process holds: a pipe ends for its reader only when nobody else has it.
+_ends: list[int] = []
+
+
+def _become_rank(environment: dict[str, str], descriptors: tuple[int, int, int], mine: tuple[int, int]) -> NoReturn:
+    status = 1
+    try:
+        for target, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, target)
+        for end in (*_ends, *mine):
+            os.close(end)
+        os.environ.update(environment)
+        sys.stdin = os.fdopen(0, closefd=False)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        importlib.import_module("resume_ranks").serve()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(status)
+
 
 class Group:
-    """`world_size` processes of `resume_ranks.py`; `late` seconds apart, the last one first if `backwards`."""
+    """`world_size` processes of `resume_ranks.py`.
 
-    def __init__(self, world_size: int, said: Path, *, hash_seed: int = 0, late: float = 0.0, backwards: bool = False):
-        environment = {
-            **os.environ,
+    They are copies of this process, or new ones with their own seed of Python's hashes, started `late` seconds apart,
+    the last one first if `backwards`.
+    """
+
+    def __init__(
+        self, world_size: int, said: Path, *, hash_seed: int | None = None, late: float = 0.0, backwards: bool = False
+    ) -> None:
+        shared = {
             "DS_ACCELERATOR": "cpu",
             "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
             "WORLD_SIZE": str(world_size),
             "LOCAL_SIZE": str(world_size),
-            "PYTHONPATH": f"{ROOT}:{HERE}",
-            "PYTHONHASHSEED": str(hash_seed),
-            "PYTHONWARNINGS": "ignore",
         }
         self._said = said
-        self._ranks: dict[int, subprocess.Popen[str]] = {}
+        self._ranks: dict[int, Rank] = {}
         numbers = range(world_size)
         with said.open("w") as errors:
             for rank in reversed(numbers) if backwards else numbers:
-                self._ranks[rank] = subprocess.Popen(
-                    [sys.executable, str(HERE / "resume_ranks.py")],
-                    env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                )
+                environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                if hash_seed is None:
+                    self._ranks[rank] = Forked(environment, errors)
+                else:
+                    self._ranks[rank] = _started({**environment, "PYTHONHASHSEED": str(hash_seed)}, errors)
                 time.sleep(late)
 
     def ask(
@@ -86,14 +155,35 @@ class Group:
         """End the ranks."""
         for rank in self._ranks.values():
             rank.kill()
-            rank.communicate()
+            rank.wait()
+
+
+def _started(environment: dict[str, str], errors: IO[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "resume_ranks.py")],
+        env={**os.environ, **environment, "PYTHONPATH": f"{ROOT}:{HERE}", "PYTHONWARNINGS": "ignore"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
 
 
 _groups: dict[int, Group] = {}
 
 
+def _preload() -> None:
+    """Import what ranks need, so that they are started in a moment."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.simplefilter("ignore")
+    for name in PRELOAD:
+        importlib.import_module(name)
+
+
 def group_of(world_size: int, folder: Path) -> Group:
     """The group of that size that this process keeps; a new one where the last one was lost."""
+    if not _groups:
+        _preload()
     if world_size not in _groups or not _groups[world_size].alive:
         _groups[world_size] = Group(world_size, folder / f"ranks-{world_size}.txt")
     return _groups[world_size]
