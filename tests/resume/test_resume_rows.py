@@ -15,9 +15,9 @@ for folder in (HERE, HERE.parent / "scorecard"):
 
 import row_drift  # noqa: E402 (found through the lines above)
 import row_every_step  # noqa: E402
-import row_order  # noqa: E402
 import row_other_ranks  # noqa: E402
 import row_rerun  # noqa: E402
+import row_sample_order  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -43,19 +43,19 @@ def test_no_case_is_tried_twice() -> None:
 @pytest.fixture
 def listed(tmp_path: Path) -> tuple[Any, list[Any]]:
     """A made-up run and its first steps."""
-    row_order.prepare(tmp_path)
-    rng = row_order.generator(5, "listed")
-    part = row_order.Part(start=0, end=row_order.STEPS, world_size=2, accumulation=2)
-    config = row_order._config(rng, tmp_path, [part])
-    return config, list(row_order._listed(config, [part]))
+    row_sample_order.prepare(tmp_path)
+    rng = row_sample_order.generator(5, "listed")
+    part = row_sample_order.Part(start=0, end=row_sample_order.STEPS, world_size=2, accumulation=2)
+    config = row_sample_order._config(rng, tmp_path, [part])
+    return config, list(row_sample_order._listed(config, [part]))
 
 
 def test_an_order_that_leaves_out_or_repeats_is_noticed(listed: tuple[Any, list[Any]]) -> None:
     config, steps = listed
-    row_order._assert_complete(config, steps)
+    row_sample_order._assert_complete(config, steps)
     for wrong in (steps[1:], [*steps[:2], steps[1], *steps[2:]], [steps[0], *steps[2:]]):
         with pytest.raises(AssertionError):
-            row_order._assert_complete(config, wrong)
+            row_sample_order._assert_complete(config, wrong)
 
 
 def test_another_draw_is_noticed(listed: tuple[Any, list[Any]]) -> None:
@@ -64,4 +64,4 @@ def test_another_draw_is_noticed(listed: tuple[Any, list[Any]]) -> None:
     swapped = [[*steps[0]], *steps[1:]]
     swapped[0][source] = steps[0][source][::-1]
     with pytest.raises(AssertionError, match=f"step 0, source {source} differ"):
-        row_order._assert_equal(steps, swapped, [])
+        row_sample_order._assert_equal(steps, swapped, [])

@@ -85,7 +85,7 @@ ROWS = (
     Row(
         name="R11",
         goal="order and draws depend on the seed alone",
-        module="row_order",
+        module="row_sample_order",
         folder="resume",
         target=5_000,
         case_seconds=60.0,
