@@ -7,6 +7,15 @@ from typing import Any
 from engine.errors import BatchArithmeticError
 from engine.protocols import RunConfig
 
+# Elements of the buffer in which DeepSpeed collects gradients before it reduces them. Its default holds 2 GB.
+REDUCE_BUCKET = 1 << 24
+# What engine.offload moves to host memory, in DeepSpeed's words.
+OFFLOAD: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "optimizer": ("offload_optimizer",),
+    "parameters": ("offload_optimizer", "offload_param"),
+}
+
 
 def micro_batch_size(config: RunConfig, world_size: int) -> int:
     """Views of one micro batch on one rank; BatchArithmeticError names the source whose quota does not divide."""
@@ -38,9 +47,14 @@ def build_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "zero_optimization": {
             "stage": stage,
             "overlap_comm": False,
+            "reduce_bucket_size": REDUCE_BUCKET,
             # DeepSpeed's own linear replaces torch's for the whole process and is not needed with our autograd ops.
             "memory_efficient_linear": False,
+            # Pinned, so that a GPU copies gradients out and weights in at full speed.
+            **{place: {"device": "cpu", "pin_memory": True} for place in OFFLOAD[config.engine.offload]},
         },
+        # torch's AdamW serves shards in host memory as well; DeepSpeed's own would be compiled at the first start.
+        "zero_force_ds_cpu_optimizer": False,
     }
     if config.engine.precision == "bf16":
         values["bf16"] = {"enabled": True}

@@ -3,6 +3,7 @@
 AdamW updates a few fp32 tensors on each rank, here called shards: the parameters themselves, fp32 copies of them, or
 flat slices of all of them. `MasterState` knows which part of which parameter lies where, so that anything shaped like
 the shards (weights, moments, a moving average) can be gathered into, and set from, full tensors under parameter names.
+Offloaded, the shards lie in host memory while the device, over which the ranks talk, is a GPU.
 """
 
 from __future__ import annotations
@@ -58,14 +59,15 @@ class MasterState:
     def gather(self, tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, full fp32 tensor) in parameter order from `tensors`, which are laid out like the shards.
 
-        Where this rank holds all of a parameter, what is yielded is that memory itself, not a copy.
+        Where this rank holds all of a parameter, what is yielded is that memory itself, not a copy; else it is memory
+        of the device over which the ranks talk.
         """
         if self._replicated or dist.get_world_size() == 1:
             yield from self._own_memory(tensors)
             return
         for names in self._buckets():
             sizes = [torch.Size(self.shapes[name]).numel() for name in names]
-            flat = torch.zeros(sum(sizes), dtype=torch.float32, device=self.shards[0].device)
+            flat = torch.zeros(sum(sizes), dtype=torch.float32, device=self._engine.device)
             views = dict(zip(names, flat.split(sizes), strict=True))
             for name, view in views.items():
                 self._copy(view, self._fragments[name], tensors, into_view=True)

@@ -141,6 +141,12 @@ class EngineConfig(Section):
     """How the run is executed."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(default=1, json_schema_extra=FREE)
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        default="none",
+        description="keep fp32 weights and moments in host memory, where AdamW then runs (optimizer; ZeRO 1 to 3), "
+        "and the sharded weights too (parameters; ZeRO 3)",
+        json_schema_extra=FREE,
+    )
     precision: Literal["fp32", "bf16"] = "bf16"
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1, description="optimizer steps in all; instead of epochs")
@@ -185,6 +191,13 @@ class EngineConfig(Section):
     def _one_length(self) -> EngineConfig:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_has_shards(self) -> EngineConfig:
+        least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(f"offload {self.offload!r} needs zero_stage {least} or more, got {self.zero_stage}")
         return self
 
     @model_validator(mode="after")
