@@ -17,8 +17,10 @@ SHORT, LONG = 4.0, 8.0
 LIMITS = {**dict.fromkeys(("data", "forward", "backward", "step"), SHORT), "evaluate": LONG, "save": LONG}
 DELAYS = {"data": 2.6, "forward": 2.6, "backward": 2.6, "step": 2.6, "evaluate": 6.0, "save": 6.0}
 FIRST_STEP_SECONDS = 10.0
-STEPS = 20
+STEPS = 16
 WATCHED_SECONDS = 60.0
+# On a busy machine it takes longer, which is what the limits are for.
+DONE_SECONDS = 300.0
 
 
 def prepare(folder: Path) -> None:
@@ -43,7 +45,7 @@ def run(number: int, folder: Path) -> str:
     arguments = (f"engine.steps={STEPS}", "engine.save_every=2", "engine.eval_every=2", "data.val_share=0.3")
     environment = {"PYTHONPATH": str(INJECT), "S4D_FAULT": json.dumps(faults)}
     trial = bench.launch(run_file, *arguments, "--fresh", f"engine.phase_seconds={limits}", environment=environment)
-    assert trial.wait() == 0 and not trial.errors, trial.err
+    assert trial.wait(DONE_SECONDS) == 0 and not trial.errors, trial.err
     assert time.monotonic() - trial.began > WATCHED_SECONDS
     trial.close()
     assert not (run_file.with_suffix("") / "failure.json").exists()

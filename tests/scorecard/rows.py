@@ -147,7 +147,7 @@ ROWS = (
         module="row_false_alarms",
         folder="faults",
         target=60,
-        case_seconds=200.0,
+        case_seconds=400.0,
         deep=2,
     ),
     Row(
