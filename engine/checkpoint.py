@@ -74,6 +74,7 @@ class Checkpoints:
         at, scores = self._scores
         state = {
             "step": step,
+            "updates": self._state.updates,
             "counters": dict(counters),
             "scores": dict(scores) if at == step else {},
         }
@@ -211,9 +212,10 @@ class Checkpoints:
     def _restore(self, folder: Path) -> dict[str, Any]:
         state = _read_record(folder / STATE)
         step, counters = state.get("step"), state.get("counters")
-        if not isinstance(counters, dict) or not all(map(is_whole, [step, *counters.values()])):
-            raise CheckpointError(f"{folder / STATE}: step or counters are not whole numbers")
-        self._state.reset_optimizer(state["step"])
+        updates = state.setdefault("updates", step)
+        if not isinstance(counters, dict) or not all(map(is_whole, [step, updates, *counters.values()])):
+            raise CheckpointError(f"{folder / STATE}: step, updates or counters are not whole numbers")
+        self._state.reset_optimizer(state["updates"])
         self._read(folder / MODEL, "", self._state.shards)
         for key in MOMENTS:
             self._read(folder / OPTIMIZER, f"{key}/", self._state.moments(key))

@@ -45,13 +45,11 @@ def backward(engine: Any, result: StepResult, *, world_size: int) -> None:
     engine.backward(result.loss * (world_size * engine.gradient_accumulation_steps()))
 
 
-def step_and_norm(engine: Any) -> float | Tensor:
-    """Apply the optimizer after the last backward of a step; returns the global gradient norm before clipping."""
-    # Without ZeRO in fp32 DeepSpeed keeps no norm; the gradients are whole and already averaged then.
-    if type(engine.optimizer) is torch.optim.AdamW:
-        gradients = [value.grad for value in engine.module.parameters() if value.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        engine.step()
-        return norm
-    engine.step()
-    return engine.get_global_grad_norm()
+def norm_before_step(engine: Any) -> Tensor | None:
+    """Global gradient norm before clipping where DeepSpeed keeps none (fp32 without ZeRO); None elsewhere.
+
+    There the gradients are whole, and averaged by the last backward. After the step only the clipped ones are left.
+    """
+    if type(engine.optimizer) is not torch.optim.AdamW:
+        return None
+    return torch.nn.utils.get_total_norm([value.grad for value in engine.module.parameters() if value.grad is not None])

@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from engine.checkpoint import Checkpoints
-from engine.ds_engine import backward, step_and_norm
+from engine.ds_engine import backward
 from engine.ema import MovingAverage
 from engine.protocols import Batches, EngineSettings, StepResult, Task
 from engine.runtime import Runtime
 from engine.schedule import Schedule
+from engine.step_guard import StepGuard
 from engine.stop import StopRequest
 from engine.telemetry import Telemetry
 from engine.watchdog.heartbeat import pulse
@@ -35,6 +36,7 @@ class Training:
     settings: EngineSettings
     schedule: Schedule
     average: MovingAverage
+    guard: StepGuard
     checkpoints: Checkpoints
     telemetry: Telemetry
     stop: StopRequest
@@ -52,13 +54,13 @@ class Training:
                 self.save(step)
                 return False
             lr = self.schedule.apply(step, self.engine.basic_optimizer.param_groups)
-            results, grad_norm = self.optimizer_step(micro_batches)
-            self.average.update(step + 1)
+            results, grad_norm = self.optimizer_step(step + 1, micro_batches)
             self.still_ours()
             self.telemetry.observe(step + 1, results, lr=lr, grad_norm=grad_norm, counts=self.batches.counters())
             self.evaluate(step + 1)
-            if self.is_save_step(step + 1):
+            if self.is_save_step(step + 1) or self.guard.owes_save:
                 self.save(step + 1)
+        self.guard.finish()
         return True
 
     def next_batches(self, stream: Iterator[list[Any]]) -> list[Any] | None:
@@ -81,7 +83,7 @@ class Training:
         self.runtime.raise_first(error, agreed, "reading its data")
         return [batch.to(self.runtime.device) for batch in micro_batches]
 
-    def optimizer_step(self, micro_batches: list[Any]) -> tuple[list[StepResult], float | Tensor]:
+    def optimizer_step(self, step: int, micro_batches: list[Any]) -> tuple[list[StepResult], float | Tensor]:
         """Forward and backward of every micro batch, then one update; returns their results and the gradient norm."""
         statistics = self.task.begin_step(self.engine, micro_batches)
         results = []
@@ -94,7 +96,7 @@ class Training:
                 self.engine.step()
         pulse.enter(Phase.STEP)
         self.checkpoints.hold_updates()
-        return results, step_and_norm(self.engine)
+        return results, self.guard.update(step, micro_batches, results)
 
     def evaluate(self, step: int) -> None:
         """Score the held-out split with the current weights every `eval_every` steps."""
@@ -112,9 +114,10 @@ class Training:
         return step == self.batches.total_steps or bool(every and step % every == 0)
 
     def save(self, step: int) -> None:
-        """Begin a checkpoint of finite weights; it is published after the metrics that led to it."""
+        """Begin a checkpoint, unless the last step was not finite; it is published after the metrics that led to it."""
         pulse.enter(Phase.SAVE)
-        self.telemetry.require_finite({})
+        if not self.guard.may_save(step):
+            return
         begin = time.perf_counter()
         self.checkpoints.save(step, counters=self.telemetry.counters(), before=self.record)
         self.telemetry.saved(time.perf_counter() - begin)

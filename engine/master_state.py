@@ -48,6 +48,11 @@ class MasterState:
         """AdamW's `exp_avg` or `exp_avg_sq`, one tensor per shard."""
         return [self._optimizer.state[shard][key] for shard in self.shards]
 
+    @property
+    def updates(self) -> int:
+        """Steps that AdamW has taken: those that were not left out."""
+        return int(self._optimizer.state[self.shards[0]]["step"])
+
     def reset_optimizer(self, step: int) -> None:
         """Give every shard zero moments and AdamW's step counter, whatever the engine put there at its start."""
         self._optimizer.state.clear()

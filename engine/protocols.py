@@ -32,7 +32,20 @@ class StepResult(Protocol):
 class Batch(Protocol):
     """One micro batch that can be moved to a device."""
 
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """Names of its samples, for messages."""
+        ...
+
     def to(self, device: torch.device) -> Batch: ...
+
+    def row_owners(self, rows: int) -> Tensor | None:
+        """Index of the sample that each row of a tensor with `rows` rows belongs to; None if rows are no such thing."""
+        ...
+
+    def store(self) -> tuple[dict[str, Tensor], Any]:
+        """Named tensors and the JSON-ready rest, from which the batch can be made again."""
+        ...
 
 
 class Batches(Protocol):
@@ -154,6 +167,8 @@ class EngineSettings(Protocol):
     def keep_best(self) -> str | None: ...
     @property
     def save_failures(self) -> int: ...
+    @property
+    def skip_nonfinite(self) -> int: ...
     @property
     def eval_every(self) -> int | None: ...
     @property

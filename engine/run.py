@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.agreement import require_shared
 from engine.checkpoint import Checkpoints
+from engine.diagnosis import Diagnosis
 from engine.drift import run_settings
 from engine.ds_config import build_ds_config
 from engine.ds_engine import build_engine
@@ -17,6 +18,7 @@ from engine.protocols import Batches, RunConfig, Task
 from engine.run_folder import METRICS, RunFolder, cut_metrics
 from engine.runtime import Runtime, say
 from engine.schedule import build_schedule
+from engine.step_guard import StepGuard
 from engine.stop import StopRequest
 from engine.telemetry import Telemetry, describe_environment
 from engine.watchdog.heartbeat import pulse
@@ -88,6 +90,7 @@ def execute(
             config.optim, samples_per_step=sum(batches.samples_per_step.values()), total_steps=batches.total_steps
         ),
         average=average,
+        guard=_build_guard(Diagnosis(engine, task, config, runtime, save_config), average, telemetry),
         checkpoints=checkpoints,
         telemetry=telemetry,
         stop=stop,
@@ -97,6 +100,17 @@ def execute(
     done = _train(training, start)
     _finish(training, folder, done=done)
     return done
+
+
+def _build_guard(diagnosis: Diagnosis, average: MovingAverage, telemetry: Telemetry) -> StepGuard:
+    return StepGuard(
+        diagnosis.engine,
+        runtime=diagnosis.runtime,
+        most_skipped=diagnosis.config.engine.skip_nonfinite,
+        diagnose=diagnosis,
+        on_good=average.update,
+        on_bad=telemetry.skipped,
+    )
 
 
 def _train(training: Training, start: int) -> bool:

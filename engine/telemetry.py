@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine.errors import NonFiniteError
 from engine.protocols import StepResult
 from engine.runtime import Runtime
 
@@ -27,8 +27,8 @@ PACKAGES = ("s4d", "torch", "triton", "deepspeed", "safetensors", "numpy", "av",
 class Telemetry:
     """Logs steps. Values are added up on the device and read by the host on logged steps only.
 
-    All values but those under `time/` are functions of the run alone. A loss or gradient norm that is not finite is
-    noted on the device as it happens and raised, with its step, on the next logged step or before the next checkpoint.
+    All values but those under `time/` are functions of the run alone. A step that is not finite has a line of its own
+    kind, see `skipped`.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Telemetry:
         self._earlier_counts = dict(counters)
         self._counts: dict[str, int] = {}
         self._stream: IO[str] | None = path.open("a", encoding="utf-8", buffering=1) if runtime.rank == 0 else None
-        self._bad_step = torch.zeros((), dtype=torch.int64, device=runtime.device)
         self._interval_start = time.perf_counter()
         self._interval_steps = 0
         self._data_seconds = 0.0
@@ -69,16 +68,13 @@ class Telemetry:
         """Take in optimizer step `step` (the first is 1) with its micro results; collective on logged steps."""
         self._counts = counts
         self._interval_steps += 1
-        norm = torch.as_tensor(grad_norm, dtype=torch.float64, device=self._runtime.device)
-        loss = torch.stack([result.loss.detach().double() for result in results]).sum()
-        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
-        self._bad_step = torch.where(bad & (self._bad_step == 0), step, self._bad_step)
         if step == 1 or step % self._log_every == 0 or step == self._total_steps:
-            self._log(step, results, lr=lr, norm=float(norm))
+            self._log(step, results, lr=lr, norm=float(grad_norm))
 
     def _log(self, step: int, results: Sequence[StepResult], *, lr: float, norm: float) -> None:
         values = self._totals(results)
-        self.require_finite({**values, "grad_norm": norm})
+        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+            return
         seconds = time.perf_counter() - self._interval_start
         times = {
             "time/step": seconds / self._interval_steps,
@@ -126,13 +122,9 @@ class Telemetry:
         shaped = zip(sums.items(), pieces, strict=True)
         return {name: piece.view(value.shape).tolist() for (name, value), piece in shaped}
 
-    def require_finite(self, values: Mapping[str, Any]) -> None:
-        """Raise NonFiniteError on every rank if any step since the last call was not finite; collective."""
-        step = -self._runtime.agree(-(int(self._bad_step) or sys.maxsize))
-        if step != sys.maxsize:
-            parts = [name for name, value in values.items() if isinstance(value, float) and value - value != 0.0]
-            named = ", ".join(f"{name} = {values[name]}" for name in parts) or "loss or grad_norm"
-            raise NonFiniteError(f"step {step}: not finite ({named}); no checkpoint was written after it")
+    def skipped(self, step: int, reason: str) -> None:
+        """Log a step that was not finite and left the weights as they were."""
+        self.write({"step": step, "not_finite": reason})
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one object to metrics.jsonl."""

@@ -169,6 +169,12 @@ class EngineConfig(Section):
         description="checkpoints in a row that the disk may refuse, with a warning each, before the run ends",
         json_schema_extra=FREE,
     )
+    skip_nonfinite: int = Field(
+        default=3,
+        ge=0,
+        description="steps in a row with NaN or infinity that are left out, with a line each, before the run ends",
+        json_schema_extra=FREE,
+    )
     eval_every: int | None = Field(
         default=None, ge=1, description="steps between evaluations; null: only at the end", json_schema_extra=FREE
     )

@@ -23,6 +23,7 @@ from s4d.cli import (
     evaluate,
     golden,
     profile_data,
+    replay,
     report,
     status,
     train,
@@ -30,6 +31,7 @@ from s4d.cli import (
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
+    "replay": replay.replay,
     "evaluate": evaluate.evaluate,
     "report": report.report,
     "golden": golden.golden,

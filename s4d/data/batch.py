@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,6 +98,30 @@ class PackedBatch:
     def num_sequences(self) -> int:
         """Sequences in the batch."""
         return int(self.modality.shape[0])
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """Ids of the sequences, in their order."""
+        return tuple(name for group in self.groups for name in group.sample_ids)
+
+    def row_owners(self, rows: int) -> Tensor | None:
+        """Sequence of each row of a tensor with one row per sequence, token, visible or masked token; else None."""
+        sequences = torch.arange(self.num_sequences)
+        if rows == self.num_sequences:
+            return sequences
+        for borders in (self.cu_seqlens, self.cu_seqlens_visible):
+            lengths = borders.diff().cpu()
+            if rows == int(lengths.sum()):
+                return sequences.repeat_interleave(lengths)
+        if rows == self.masked_indices.numel():
+            return torch.searchsorted(self.cu_seqlens.cpu().long(), self.masked_indices.cpu(), right=True) - 1
+        return None
+
+    def store(self) -> tuple[dict[str, Tensor], Any]:
+        """Named tensors and the JSON-ready rest, see `s4d.data.batch_store`."""
+        from s4d.data.batch_store import store_batch
+
+        return store_batch(self)
 
     def to(self, device: torch.device) -> PackedBatch:
         """Copy of the batch with every tensor on `device`."""

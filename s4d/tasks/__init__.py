@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,15 +26,29 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     from s4d.tasks.crop_provenance import crops_of, warn_of_other_crops
 
     check_backends(config.engine.backends)
-    module, name = TASKS[config.task].split(":")
-    task: type[PretrainTask | FinetuneTask] = getattr(importlib.import_module(module), name)
     weights, classes = build_plan(config, world_size=world_size).loss_weights(), head_classes(config)
     if config.task == "finetune":
         _check_held_out(config)
     crops = crops_of(config)
     if config.model.init_from is not None and rank == 0:
         warn_of_other_crops(Path(config.model.init_from), crops)
+    task = _task_class(config)
     return task(config, weights, classes, rank=rank, world_size=world_size, device=device, crops=crops)
+
+
+def restore_task(config: Config, description: Any, *, device: torch.device) -> PretrainTask | FinetuneTask:
+    """The task of one process from what `describe` said of it, without its data; DataError if something is missing."""
+    try:
+        weights, classes = description["loss_weights"], description["classes"]
+        return _task_class(config)(config, weights, classes, rank=0, world_size=1, device=device)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"description of a task: {error!r} is missing or wrong") from error
+
+
+def _task_class(config: Config) -> type[PretrainTask | FinetuneTask]:
+    module, name = TASKS[config.task].split(":")
+    task: type[PretrainTask | FinetuneTask] = getattr(importlib.import_module(module), name)
+    return task
 
 
 def _check_held_out(config: Config) -> None:

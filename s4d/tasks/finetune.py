@@ -147,6 +147,7 @@ class FinetuneTask:
             "architecture": self.arch.to_dict(),
             "classes": {name: list(names) for name, names in self.classes.items()},
             "crop": self.crops,
+            "loss_weights": self.weights,
             "version": s4d.__version__,
         }
 

@@ -80,6 +80,7 @@ class PretrainTask:
             "architecture": self.arch.to_dict(),
             "classes": {},
             "crop": self.crops,
+            "loss_weights": self.weights,
             "version": s4d.__version__,
         }
 

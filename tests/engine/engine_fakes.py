@@ -53,9 +53,16 @@ class Scaled(nn.Module):
 class TinyBatch:
     x: Tensor
     y: Tensor
+    sample_ids: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> TinyBatch:
-        return TinyBatch(x=self.x.to(device), y=self.y.to(device))
+        return TinyBatch(x=self.x.to(device), y=self.y.to(device), sample_ids=self.sample_ids)
+
+    def row_owners(self, rows: int) -> Tensor | None:
+        return torch.arange(rows) if rows == len(self.sample_ids) else None
+
+    def store(self) -> tuple[dict[str, Tensor], Any]:
+        return {"x": self.x, "y": self.y}, {"sample_ids": self.sample_ids}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +148,11 @@ class TinyBatches:
             y = torch.randn(GLOBAL_BATCH, 3, generator=generator)
             offsets = [(micro * self.world_size + self.rank) * size for micro in range(self.accumulation)]
             self.handed_out += 1
-            yield [TinyBatch(x=x[at : at + size], y=y[at : at + size]) for at in offsets]
+            ids = [f"{step}-{sample}.jpg" for sample in range(GLOBAL_BATCH)]
+            yield [
+                TinyBatch(x=x[at : at + size], y=y[at : at + size], sample_ids=tuple(ids[at : at + size]))
+                for at in offsets
+            ]
 
     def fingerprints(self) -> dict[str, str | None]:
         return {}
@@ -156,7 +167,7 @@ class TinyBatches:
 def tiny_config(run_dir: Path, **changes: Any) -> Any:
     """A configuration with every field the engine reads; `changes` names fields of any section."""
     engine = {"zero_stage": 0, "precision": "fp32", "log_every": 1, "save_every": 3, "keep_last": 9, "eval_every": 2}
-    engine |= {"keep_every": None, "keep_best": None, "save_failures": 0}
+    engine |= {"keep_every": None, "keep_best": None, "save_failures": 0, "skip_nonfinite": 0}
     engine |= {"offload": "none"}
     optim = {
         "lr": 0.05,

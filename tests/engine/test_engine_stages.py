@@ -157,7 +157,8 @@ def test_shared_memory_is_left_alone(runs: Path) -> None:
 def test_poisoned_step_ends_all_ranks_and_publishes_nothing_after(runs: Path, name: str) -> None:
     for rank in (0, 1):
         outcome = (runs / name / f"outcome-{rank}.txt").read_text()
-        assert outcome.startswith("NonFiniteError 5: step 4: not finite"), outcome
+        kind = "PeerFailedError" if rank else "NonFiniteError"
+        assert outcome.startswith(f"{kind} 5: step 4: not finite: rank 1: "), outcome
     folder = runs / name / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000003"]
 

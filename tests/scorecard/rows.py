@@ -151,6 +151,16 @@ ROWS = (
         deep=2,
     ),
     Row(
+        name="R19",
+        goal="NaN and infinities stay out of the state",
+        module="row_nonfinite",
+        folder="nonfinite",
+        target=864,
+        case_seconds=120.0,
+        quick=8,
+        deep=60,
+    ),
+    Row(
         name="R3",
         goal="order of a save on the disk",
         module="row_order",
