@@ -33,6 +33,7 @@ def train(arguments: list[str]) -> int:
     runtime = start_watched(Path(config.run_dir), config.engine.phase_seconds)
     require_agreement(runtime, repr(config))
     if runtime.agree(stop.requested):
+        runtime.close()
         return EXIT_SAVED
     folder = RunFolder(Path(config.run_dir))
     with runtime.together("start-up"), blamed_on(options.config, options.overrides):
@@ -43,8 +44,7 @@ def train(arguments: list[str]) -> int:
         backends.pin(stored)
         batches.replay(stored)
 
-    # Nothing is written or removed before all ranks know that the run can start.
-    with runtime.together("taking the run folder"):
+    with runtime.together("taking the run folder"):  # nothing is written before all ranks know that they can start
         if runtime.rank == 0:
             folder.claim()
             sweep_semaphores()

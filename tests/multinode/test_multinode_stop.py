@@ -57,6 +57,16 @@ def test_a_signal_to_one_rank(project: Rig, number: int) -> None:
     assert_saved(run, 75)
 
 
+def test_a_run_goes_on_when_the_command_alone_is_killed(project: Rig) -> None:
+    run_file = rig_runs.write_run(project, "alone", engine={"steps": 40, "save_every": 40})
+    run = rig_runs.over_pdsh(project, project.nodes[:2], run_file)
+    run.until(lambda: run.logged() >= 1)
+    for pid in project.head.with_command("bin/deepspeed --hostfile"):
+        os.kill(pid, signal.SIGKILL)
+    run.gone(rig_runs.LIMIT_SECONDS)
+    assert run.statuses() == [-signal.SIGKILL] and (run.run_dir / "finished.json").exists(), run.out
+
+
 def test_a_lost_connection_to_the_head_stops_the_run_with_a_checkpoint(project: Rig) -> None:
     """Everything on the head is killed; what the ranks say breaks off, which must not keep them from saving."""
     run = started(project, "unheard")
