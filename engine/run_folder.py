@@ -100,7 +100,11 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the progress of an earlier run; everything else in the folder stays."""
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        checkpoints = self.path / "checkpoints"
+        if checkpoints.is_dir():
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        else:
+            checkpoints.unlink(missing_ok=True)
         for path in (self.path / METRICS, self.path / "backends.json", *self._outcomes()):
             path.unlink(missing_ok=True)
 
@@ -130,7 +134,7 @@ def last_step(metrics: Path) -> int:
 
 
 def cut_metrics(metrics: Path, step: int) -> None:
-    """Drop what was logged after `step`, and a torn last line."""
+    """Drop what was logged after `step`, and damaged lines."""
     if metrics.exists():
         replace_text(metrics, "".join(line for at, line in _entries(metrics) if at <= step))
 
@@ -140,8 +144,7 @@ def _entries(metrics: Path) -> list[tuple[int, str]]:
         return []
     entries = []
     for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
+        # What a crash or a bad disk left of a line says nothing; the lines after it still tell how far the run was.
+        with suppress(ValueError, KeyError, TypeError):
             entries.append((int(json.loads(line)["step"]), line))
-        except (ValueError, KeyError, TypeError):
-            break
     return entries

@@ -93,3 +93,13 @@ def test_damaged_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StateRefusedError, match=r"backends.json: not JSON"):
         RunFolder(tmp_path).read_json("backends.json")
     assert RunFolder(tmp_path).read_json("absent.json") is None
+
+
+def test_a_damaged_line_hides_no_progress(tmp_path: Path) -> None:
+    path = log(tmp_path, 40)
+    path.write_bytes(b"\0\0\0\n" + path.read_bytes() + b'{"step": 41, "lo')
+    assert last_step(path) == 40
+    with pytest.raises(StateRefusedError, match="progress up to step 40 but no checkpoint"):
+        RunFolder(tmp_path).source("auto", POLICY)
+    cut_metrics(path, 39)
+    assert last_step(path) == 39 and path.read_text().count("\n") == 39

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 TESTS = Path(__file__).resolve().parents[1]
 # A measured row keeps all its values to be judged again; rows with more cases than this must not measure.
@@ -240,6 +240,56 @@ ROWS = (
         case_seconds=400.0,
         quick=1,
         deep=4,
+    ),
+    Row(
+        name="R6",
+        goal="nothing loadable: refused, never started over",
+        module="row_refused",
+        folder="faults",
+        target=22,
+        case_seconds=60.0,
+        quick=4,
+        deep=22,
+    ),
+    Row(
+        name="R8",
+        goal="two runs, one folder: the living stay",
+        module="row_lease",
+        folder="faults",
+        target=100,
+        measure=Measure(reduce=max, limit=2.0, unit="s to refuse"),
+        case_seconds=60.0,
+        quick=5,
+        deep=20,
+    ),
+    Row(
+        name="R18",
+        goal="asked to stop: saved soon, nothing lost",
+        module="row_stop_signals",
+        folder="faults",
+        target=100,
+        measure=Measure(reduce=max, limit=25.0, unit="s to end"),
+        case_seconds=200.0,
+        quick=3,
+        deep=10,
+    ),
+    Row(
+        name="R20",
+        goal="faults all the time: the same bits in the end",
+        module="row_chaos",
+        folder="faults",
+        target=20,
+        measure=Measure(reduce=mean, limit=0.8, unit="of the time lost"),
+        case_seconds=900.0,
+    ),
+    Row(
+        name="R22",
+        goal="long runs grow in nothing",
+        module="row_leaks",
+        folder="faults",
+        target=4,
+        measure=Measure(reduce=max, limit=0.3, unit="KiB a step"),
+        case_seconds=3000.0,
     ),
     Row(
         name="R21",
