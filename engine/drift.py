@@ -34,6 +34,9 @@ def find_drift(old: Settings, new: Settings) -> Drift:
     accepted: list[str] = []
     refused: list[str] = []
     for field in {**old, **new}:
+        if not isinstance(old.get(field, {}), Mapping):
+            refused.append(f"{field}: is no setting")
+            continue
         before = old.get(field, _unset(new.get(field, {})))
         after = new.get(field, _unset(old.get(field, {})))
         if "value" in before and "value" in after and before["value"] == after["value"]:

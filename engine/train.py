@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run by path, Python looks for modules beside this file; look in the repository root instead.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run by path, Python would look beside this file
     importlib.import_module("engine.stop").stop.install()  # the imports below take seconds
+    importlib.import_module("engine.dependencies").require_dependencies()  # and fail in odd ways with old versions
 
 from engine.agreement import require_agreement
 from engine.command_line import parse_arguments

@@ -22,7 +22,7 @@ def doctor(
     ssh_port: Annotated[int | None, typer.Option(help="With --hostfile: port of sshd on all hosts.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check packages, video decoding, shared memory and disk; exit 1 if a needed part is missing.
+    """Check packages, video decoding, shared memory and disk; exit 1 if a needed part is missing, 2 if one is too old.
 
     With --hostfile: can its hosts train together? Versions, clocks, cores, run folder, network.
     """
@@ -30,15 +30,17 @@ def doctor(
         _doctor_hosts(hostfile, run_dir, interface, ssh_port, as_json)
         return
 
-    from s4d.cli.machine_checks import run_checks
+    from s4d.cli.machine_checks import VERSIONS, run_checks
 
     checks = run_checks()
     if as_json:
         print_json({"ok": all(check.passes for check in checks), "checks": [check.as_dict() for check in checks]})
     else:
         print_table(("part", "state", "detail", "fix"), [(c.name, c.state, c.detail, c.fix) for c in checks])
-    if not all(check.passes for check in checks):
-        raise typer.Exit(1)
+    failed = [check.name for check in checks if not check.passes]
+    if failed:
+        # As the start of training does.
+        raise typer.Exit(2 if VERSIONS in failed else 1)
 
 
 def _doctor_hosts(

@@ -17,6 +17,9 @@ SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_FREE = 512 * 2**20
 DISK_FREE = 5 * 2**30
 GIB = 2**30
+VERSIONS = "versions"
+# FFmpeg 8, whose demuxers stood the damage that is tried on them here.
+OLDEST_CODECS = (62,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,16 @@ def _python() -> Check:
     return Check(name="python", state=state, detail=found, fix="" if state == "ok" else "use Python 3.11 or newer")
 
 
+def _versions() -> Check:
+    from engine.dependencies import NEEDED, find_unfit
+
+    problems = [line.partition("; ") for line in find_unfit()]
+    if not problems:
+        return Check(name=VERSIONS, state="ok", detail=f"{len(NEEDED)} packages are new enough")
+    detail, fix = ("; ".join(part[place] for part in problems) for place in (0, 2))
+    return Check(name=VERSIONS, state="broken", detail=detail, fix=fix)
+
+
 def _torch() -> Check:
     import torch
 
@@ -84,6 +97,10 @@ def _video() -> Check:
     import av
 
     codecs = ".".join(map(str, av.library_versions["libavcodec"]))
+    if av.library_versions["libavcodec"] < OLDEST_CODECS:
+        oldest = ".".join(map(str, OLDEST_CODECS))
+        detail = f"{av.__version__}: libavcodec {codecs}, at least {oldest} is needed"
+        return Check(name="PyAV", state="broken", detail=detail, fix="the wheel of PyAV brings its own: pip install av")
     if "h264" not in av.codecs_available:
         return Check(name="PyAV", state="broken", detail=f"{av.__version__}: no H.264 decoder", fix="pip install av")
     return Check(name="PyAV", state="ok", detail=f"{av.__version__}, libavcodec {codecs}")
@@ -128,6 +145,7 @@ def _disk() -> Check:
 
 CHECKS: dict[str, Callable[[], Check]] = {
     "python": _python,
+    VERSIONS: _versions,
     "torch": _torch,
     "deepspeed": _deepspeed,
     "native library": _native,

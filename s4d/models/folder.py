@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,11 +32,15 @@ from s4d.models.folder_manifest import (
 )
 from s4d.models.sizes import Architecture
 
+logger = logging.getLogger(__name__)
+
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 STATE_FILE = "state.json"
-# What is read of a file that holds a folder's name.
-MAX_NAME = 256
+# A folder beside the file that names it.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+# Of what a library says about a file, which may quote all of it.
+MAX_REASON = 300
 
 
 def find_model(path: Path, pointer: str = "latest") -> Path:
@@ -51,9 +57,9 @@ def find_model(path: Path, pointer: str = "latest") -> Path:
         return path
     named = path / "checkpoints" / pointer
     if named.is_file():
-        name = read_small(named)[:MAX_NAME].decode(errors="replace").strip()
+        name = read_small(named).decode(errors="replace").strip()
         folder = path / "checkpoints" / name
-        if name == folder.name and "\0" not in name and (folder / MODEL_FILE).is_file():
+        if PLAIN_NAME.fullmatch(name) and (folder / MODEL_FILE).is_file():
             return folder
         raise DataError(f"{named}: names {name[:80]!r}, which is no folder beside it with a {MODEL_FILE}")
     raise DataError(f"{path}: holds neither {MODEL_FILE} nor checkpoints/{pointer}")
@@ -88,6 +94,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of `model.safetensors` on the CPU; DataError where the folder's manifest knows other bytes."""
     path = folder / MODEL_FILE
     sums = read_checksums(folder)
+    if not sums:
+        logger.warning("%s: no %s, so that damage to its weights would not be noticed", folder, MANIFEST_FILE)
     tensors = read_tensor_file(path)
     for name, tensor in tensors.items() if sums else ():
         if sums.get(name) != _sha256(tensor):
@@ -113,7 +121,7 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable safetensors file: {error}") from error
+        raise DataError(f"{path}: not a readable safetensors file: {str(error)[:MAX_REASON]}") from error
 
 
 def write_folder(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -123,6 +123,7 @@ def check_tensor_file(path: Path, entry: Mapping[str, Any] | None) -> dict[str, 
         raise DataError(f"{path}: not in {MANIFEST_FILE}")
     try:
         sums = {name: str(known["sha256"]) for name, known in entry["tensors"].items()}
+        expected = entry["header"]
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
             raise DataError(f"{path}: not the file of {entry['bytes']} bytes that {MANIFEST_FILE} names")
@@ -133,6 +134,6 @@ def check_tensor_file(path: Path, entry: Mapping[str, Any] | None) -> dict[str, 
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path.with_name(MANIFEST_FILE)}: the entry of {path.name} is in no known form") from error
-    if hashlib.sha256(start).hexdigest() != entry["header"]:
+    if hashlib.sha256(start).hexdigest() != expected:
         raise DataError(f"{path}: damaged: its header's checksum differs from {MANIFEST_FILE}")
     return sums

@@ -91,7 +91,10 @@ def _classes(folder: Path) -> dict[str, tuple[str, ...]]:
     if not (folder / CONFIG_FILE).is_file():
         return {}
     classes = read_config(folder).get("classes") or {}
-    return {str(head): tuple(names) for head, names in classes.items()}
+    lists = classes.values() if isinstance(classes, dict) else [None]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        raise DataError(f"{folder / CONFIG_FILE}: field 'classes': expected lists of names by head")
+    return {head: tuple(names) for head, names in classes.items()}
 
 
 def _check_shape(file: Path, name: str, stored: Tensor, wanted: Tensor) -> None:

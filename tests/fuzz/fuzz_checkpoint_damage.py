@@ -87,7 +87,7 @@ def _header(folder: Path, checkpoint: Path, draw: np.random.Generator, outside: 
     try:
         header = json.loads(data[8:start])
         text = _changed_header(header, draw) if isinstance(header, dict) else data[8:start]
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     text += b" " * int(draw.choice((0, 0, 1, -len(text) % 8, 100_000)))
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
@@ -145,7 +145,7 @@ def _json(folder: Path, checkpoint: Path, draw: np.random.Generator, outside: Pa
         return
     try:
         tree = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if draw.integers(4) == 0:
         data = _raw(path.read_bytes(), draw)
@@ -208,7 +208,7 @@ def _sign(checkpoint: Path, path: Path) -> None:
         bare = {key: value for key, value in content.items() if key != "sha256"}
         digest = hashlib.sha256((json.dumps(bare, indent=1) + "\n").encode()).hexdigest()
         manifest.write_text(json.dumps({**bare, "sha256": digest}, indent=1) + "\n")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
 
 
@@ -222,7 +222,7 @@ def _file_names(folder: Path, checkpoint: Path, draw: np.random.Generator, outsi
         other = str(draw.choice((f"../{checkpoint.name}/{name}", str(checkpoint / name), str(outside / "other.json"))))
         files[other] = files.pop(name) if draw.integers(2) else files[name]
         manifest.write_text(json.dumps(content, indent=1) + "\n")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     _sign(checkpoint, manifest)
 

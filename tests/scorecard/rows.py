@@ -344,6 +344,31 @@ ROWS = (
         small=True,
         quick=300,
     ),
+    Row(
+        name="R27",
+        goal="damaged checkpoints and manifests",
+        module="fuzz_checkpoints",
+        target=10_000,
+        small=True,
+        quick=100,
+        deep=500,
+    ),
+    Row(
+        name="R28",
+        goal="poisoned pickles: refused, nothing run",
+        module="fuzz_poison",
+        target=848,
+        case_seconds=120.0,
+        quick=3,
+        deep=150,
+    ),
+    Row(
+        name="R29",
+        goal="packages too old, too new, missing",
+        module="fuzz_versions",
+        target=300,
+        quick=20,
+    ),
 )
 
 BY_NAME = {row.name: row for row in ROWS}

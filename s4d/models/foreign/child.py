@@ -64,7 +64,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     files = [(name, os.fdopen(descriptor, "rb")) for name, descriptor in request["files"]]
     torch.set_num_threads(1)
-    _warm_up()
+    warm_up()
     close_doors(**request["limits"])
     name = ""
     try:
@@ -146,7 +146,7 @@ def _write_all(output: int, data: memoryview) -> None:
         data = data[os.write(output, data) :]
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Do once what will be done, so that everything it imports is there when nothing can be opened any more."""
     sample = {"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.bfloat16)}
     with open(os.devnull, "wb") as nothing:

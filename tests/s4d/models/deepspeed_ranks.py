@@ -1,0 +1,69 @@
+"""One rank of a tiny run of DeepSpeed that saves its own checkpoints at every ZeRO stage, in fp32 and bf16.
+
+python deepspeed_ranks.py <folder>; rank 0 leaves the true weights beside each checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """Sizes that two ranks cannot share evenly, groups with and without decay, a frozen tensor and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(7, 5)
+        self.second = nn.Linear(5, 3)
+        self.frozen = nn.Parameter(torch.randn(3, 3), requires_grad=False)
+        self.register_buffer("table", torch.arange(4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)).square().sum() + 0 * self.frozen.sum()
+
+
+def main() -> None:
+    """Train two steps and save, in each form."""
+    for stage in range(4):
+        for kind in ("fp32", "bf16"):
+            torch.manual_seed(stage)
+            net = Net()
+            frozen = net.frozen.detach().clone()
+            groups = [
+                {"params": [net.first.weight, net.second.weight], "weight_decay": 0.1},
+                {"params": [net.first.bias, net.second.bias], "weight_decay": 0.0},
+            ]
+            config = {
+                "train_micro_batch_size_per_gpu": 2,
+                "zero_optimization": {"stage": stage},
+                "zero_force_ds_cpu_optimizer": False,
+                "zero_allow_untested_optimizer": True,
+                "bf16": {"enabled": kind == "bf16"},
+            }
+            engine, *_ = deepspeed.initialize(model=net, optimizer=torch.optim.AdamW(groups, lr=0.01), config=config)
+            for _ in range(2):
+                x = torch.randn(2, 7, dtype=torch.bfloat16 if kind == "bf16" else torch.float32)
+                engine.backward(engine(x))
+                engine.step()
+            folder = Path(sys.argv[1]) / f"{stage}-{kind}"
+            engine.save_checkpoint(str(folder), tag="step-2")
+            weights = {"frozen": frozen.to(x.dtype).to(torch.float32)}
+            for name, parameter in net.named_parameters():
+                # Without ZeRO and in fp32 the parameters are the master weights.
+                full = safe_get_full_fp32_param(parameter) if stage or kind == "bf16" else parameter
+                if name != "frozen":
+                    weights[name] = full.detach().to(torch.float32).clone()
+            if engine.global_rank == 0:
+                save_file(weights, folder / "expected.safetensors")
+            engine.destroy()
+
+
+if __name__ == "__main__":
+    main()
