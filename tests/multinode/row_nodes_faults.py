@@ -26,7 +26,7 @@ GONE_SECONDS = 20.0
 # Far below what a user would set, far above what the tiny project needs.
 LIMITS = {"start": 90, "contact": 6} | dict.fromkeys(("load", "data", "forward", "backward", "step", "evaluate"), 6)
 LIMITS |= {"save": 6, "finish": 20}
-ENGINE = {"steps": 16, "save_every": 4, "eval_every": 4, "phase_seconds": LIMITS}
+ENGINE = {"steps": 16, "save_every": 4, "eval_every": 4}
 STEP = 8
 # The fault writes there when it happens; all nodes have one clock.
 NOTE = "note"
@@ -34,6 +34,9 @@ PLACE = re.compile(r"rank (\d) of 2 on (n\d): step (\d+), (\w+): .*silent for [\
 # Told by the rank itself, which is alive to do so.
 TOLD = re.compile(r"rank (\d) of 2 on (n\d): step (\d+), (\w+): ")
 NODE = re.compile(r"node n\d: (silent for [\d.]+ s \(limit 6 s\)|its watchdog is gone), as seen from n\d")
+# Phases before the first step have the limit of the start, which is generous but where it is tried itself.
+HANGS = ("sigstop", "busy", "gil")
+LOAD_SECONDS = 10
 INJECT = trials.HERE / "inject"
 
 
@@ -64,13 +67,14 @@ def prepare(folder: Path) -> None:
 def start(rig: Rig, fault: dict[str, object]) -> rig_runs.Run:
     """Two ranks on two nodes over pdsh, with a fault."""
     rig_runs.write_project(rig)
+    limits = LIMITS | ({"start": LOAD_SECONDS} if fault["phase"] == "load" and fault["kind"] in HANGS else {})
     fault = {**fault, "note": str(rig_runs.SHARED / NOTE)}
     # Quoted for the shells of the nodes, as DeepSpeed does not.
     text = json.dumps(fault).replace('"', '\\"')
     return rig_runs.over_pdsh(
         rig,
         rig.nodes,
-        rig_runs.write_run(rig, "run", engine=ENGINE, data={"val_share": 0.3}),
+        rig_runs.write_run(rig, "run", engine={**ENGINE, "phase_seconds": limits}, data={"val_share": 0.3}),
         environment={"S4D_FAULT": text},
         known={"PYTHONPATH": str(INJECT)},
     )
