@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from engine.agreement import gather_lines
-from engine.first_bad import Finding, Search
+from engine.first_bad import LAST, Finding, Search
 from engine.protocols import Batch, RunConfig, Task
 from engine.runtime import Runtime
 from engine.step_dump import has_room, write_dump
@@ -41,14 +41,23 @@ class Diagnosis:
 
     def _first(self, found: Finding | None, *, own_loss_is_bad: bool) -> tuple[int, str]:
         """The rank with the earliest finding, and what it is."""
-        mine = {"order": found.order, "text": found.text} if found else {"order": None, "text": own_loss_is_bad}
+        mine = {
+            "order": found.order if found else LAST,
+            "text": found.text if found else "",
+            "certain": found is not None and not found.is_guess,
+            "bad_loss": own_loss_is_bad,
+        }
         everywhere = [json.loads(line) for line in gather_lines(self.runtime, json.dumps(mine))]
-        places = [(report["order"], rank) for rank, report in enumerate(everywhere) if report["order"] is not None]
-        if places:
-            rank = min(places)[1]
-            return rank, f"rank {rank}: {everywhere[rank]['text']}"
-        rank = next((rank for rank, report in enumerate(everywhere) if report["text"]), 0)
-        return rank, f"rank {rank}: everything is finite when it is computed again, so the machine may have erred"
+        certain = [(report["order"], rank) for rank, report in enumerate(everywhere) if report["certain"]]
+        bad_losses = [rank for rank, report in enumerate(everywhere) if report["bad_loss"]]
+        if certain:
+            rank = min(certain)[1]
+        elif not bad_losses and everywhere[0]["text"]:
+            rank = 0
+        else:
+            rank = min(bad_losses, default=0)
+            return rank, f"rank {rank}: everything is finite when it is computed again, so the machine may have erred"
+        return rank, f"rank {rank}: {everywhere[rank]['text']}"
 
     def _let_go_of_gathered_weights(self) -> None:
         # Without the engine's own backward nobody else would, where the weights are divided over the ranks.

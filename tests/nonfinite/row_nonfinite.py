@@ -81,6 +81,8 @@ def run(number: int, folder: Path) -> str:
     healed = case.bad_steps <= case.skip and reports[0]["outcome"] == "done"
     if healed:
         assert steps == [step for step in range(1, STEPS + 1) if not first <= step < last], f"{case}: {steps}"
+        state = json.loads((folder / f"case/checkpoints/step-{STEPS:08d}/state.json").read_bytes())
+        assert state["updates"] == STEPS - case.bad_steps, f"{case}: {state}"
         assert content(folder) == reference(case, folder), f"{case}: differs from a run without the bad step"
     else:
         assert case.bad_steps > case.skip or case.place == "weight", f"{case}: {reports}"

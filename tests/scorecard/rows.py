@@ -156,7 +156,7 @@ ROWS = (
         module="row_nonfinite",
         folder="nonfinite",
         target=864,
-        case_seconds=120.0,
+        case_seconds=200.0,
         quick=8,
         deep=60,
     ),
