@@ -118,8 +118,8 @@ ROWS = (
         folder="resume",
         target=76,
         case_seconds=100.0,
-        quick=6,
-        deep=76,
+        quick=3,
+        deep=40,
     ),
     Row(
         name="R16",
