@@ -51,6 +51,11 @@ class Run:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
+    def tail(self) -> str:
+        """The end of what it said, without the launchers' own log."""
+        return "\n".join(line[:300] for line in self.out.splitlines() if "[INFO]" not in line)[-3000:]
+
+    @property
     def errors(self) -> list[str]:
         """The lines that tell why it ended; pdsh puts the node's name before each."""
         said = (line.partition("error: ") for line in self.out.splitlines())
@@ -70,8 +75,8 @@ class Run:
         end = time.monotonic() + seconds
         while not condition():
             ended = any(command.poll() is not None for command in self.commands)
-            assert not ended or condition(), f"ended with {self.statuses()}:\n{self.out}"
-            assert time.monotonic() < end, f"nothing for {seconds:g} s:\n{self.out}"
+            assert not ended or condition(), f"ended with {self.statuses()}:\n{self.tail}"
+            assert time.monotonic() < end, f"nothing for {seconds:g} s:\n{self.tail}"
             time.sleep(0.02)
 
     def statuses(self) -> list[int | None]:
@@ -82,7 +87,7 @@ class Run:
         """Exit statuses once all commands have ended; AssertionError if one outlasts `seconds`."""
         end = time.monotonic() + seconds
         while None in self.statuses():
-            assert time.monotonic() < end, f"still running after {seconds:g} s:\n{self.out}"
+            assert time.monotonic() < end, f"still running after {seconds:g} s:\n{self.tail}"
             time.sleep(0.02)
         return self.statuses()
 
@@ -91,13 +96,13 @@ class Run:
         machines = [self.rig.head, *self.nodes]
         found = [(m.name, command) for m in machines if m.is_alive for command in m.processes().values()]
         waiting = [f"command {place}" for place, status in enumerate(self.statuses()) if status is None]
-        return [*(f"{name}: {command}" for name, command in found), *waiting]
+        return [*(f"{name}: {command[:100]}" for name, command in found), *waiting]
 
     def gone(self, seconds: float = GONE_SECONDS) -> float:
         """Wait until no process is left on any node; the seconds it took. AssertionError names who stays."""
         began = time.monotonic()
         while left := self.left():
-            assert time.monotonic() < began + seconds, f"{left} still there after {seconds:g} s:\n{self.out}"
+            assert time.monotonic() < began + seconds, f"{left} still there after {seconds:g} s:\n{self.tail}"
             time.sleep(0.05)
         return time.monotonic() - began
 

@@ -56,7 +56,7 @@ def prepare(folder: Path) -> None:
     with Rig(folder / "preparing", nodes=2) as rig:
         run = start(rig, {"kind": "sigkill", "rank": 0, "phase": "forward", "step": 6})
         run.gone(rig_runs.LIMIT_SECONDS)
-        assert trials.saved_step(run.run_dir) == 4, run.out
+        assert trials.saved_step(run.run_dir) == 4, run.tail
         # Another system's processes: a start would wait until their lease counts as dead.
         for lease in run.run_dir.glob(".lease-*"):
             lease.unlink()
@@ -99,7 +99,7 @@ def run(number: int, folder: Path) -> tuple[str, float]:
 
 def ended_well(trial: rig_runs.Run) -> float:
     """A slow rank is no fault."""
-    assert trial.wait() == [0], trial.out
+    assert trial.wait() == [0], trial.tail
     trial.assert_nothing_left()
     assert (trial.run_dir / "finished.json").exists()
     return 0.0
@@ -111,11 +111,11 @@ def ended(trial: rig_runs.Run, kind: str, rank: int, phase: str) -> float:
     trial.until(lambda: note.exists() and note.read_text())
     trial.gone(GONE_SECONDS + 5)
     seconds = time.monotonic() - float(note.read_text())
-    assert seconds < GONE_SECONDS, trial.out
+    assert seconds < GONE_SECONDS, trial.tail
     assert trial.statuses()[0] not in (0, None), trial.statuses()
     trial.assert_nothing_left()
     # Without its cable the node that says it first is not heard; the file on the shared folder holds it.
-    assert len(trial.errors) == 1 or (kind == "link" and not trial.errors), f"{len(trial.errors)} causes:\n{trial.out}"
+    assert len(trial.errors) == 1 or (kind == "link" and not trial.errors), f"{len(trial.errors)} causes:\n{trial.tail}"
     line = json.loads((trial.run_dir / "failure.json").read_text())["cause"]
     if kind == "link":
         assert NODE.search(line), line

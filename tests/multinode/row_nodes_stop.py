@@ -83,7 +83,7 @@ def send(trial: rig_runs.Run, place: str, signum: int) -> None:
 def check(trial: rig_runs.Run, status: int) -> None:
     """The last logged step is saved, the head's command ends so, and nothing counts as done or as a fault."""
     trial.assert_nothing_left()
-    assert trial.statuses() == [status], (trial.statuses(), trial.out)
+    assert trial.statuses() == [status], (trial.statuses(), trial.tail)
     logged = [line["step"] for line in trials.lines(trial.run_dir)] if trial.logged() else [0]
-    assert trials.saved_step(trial.run_dir) == logged[-1], f"step {logged[-1]} was logged:\n{trial.out}"
-    assert not (trial.run_dir / "finished.json").exists() and not trial.errors, trial.out
+    assert trials.saved_step(trial.run_dir) == logged[-1], f"step {logged[-1]} was logged:\n{trial.tail}"
+    assert not (trial.run_dir / "finished.json").exists() and not trial.errors, trial.tail
