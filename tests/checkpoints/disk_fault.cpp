@@ -56,6 +56,7 @@ int refused(char call, const std::string &path) {
     long long number = __atomic_add_fetch(&numbers->calls, 1, __ATOMIC_SEQ_CST);
     if (number < first || number >= first + count) return 0;
     __atomic_add_fetch(&numbers->refused, 1, __ATOMIC_SEQ_CST);
+    dprintf(2, "refused: %c %s\n", call, path.c_str());
     return error;
 }
 

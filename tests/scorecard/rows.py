@@ -206,7 +206,7 @@ ROWS = (
         module="row_live_state",
         folder="checkpoints",
         target=98,
-        case_seconds=60.0,
+        case_seconds=200.0,
         quick=7,
         deep=28,
     ),
