@@ -10,7 +10,7 @@ from pathlib import Path
 import fuzz_checkpoints
 import pytest
 from audit import watched
-from poison import CARRIERS, carried, gadgets
+from poisoned_pickles import CARRIERS, carried, gadgets
 
 from s4d.errors import DataError
 from s4d.models.foreign import child
