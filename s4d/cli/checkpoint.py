@@ -84,7 +84,7 @@ def inspect(folder: Place, as_json: AsJson = False) -> None:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             tensors = {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{model / MODEL_FILE}: not a readable safetensors file: {error}") from error
+        raise DataError(f"{model / MODEL_FILE}: not a readable safetensors file: {str(error)[:300]}") from error
     parameters = sum(math.prod(shape) for _, shape in tensors.values())
     sums = read_checksums(model)
     about = {**_state_of(model), **_kept_in(folder)}

@@ -86,7 +86,7 @@ def read_architecture(folder: Path) -> Architecture:
         if not isinstance(values, dict):
             raise TypeError(f"expected an object, got {type(values).__name__}")
         return Architecture.from_dict(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise DataError(f"{folder / CONFIG_FILE}: field 'architecture': {error}") from error
 
 

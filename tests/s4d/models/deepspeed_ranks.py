@@ -56,10 +56,11 @@ def main() -> None:
             engine.save_checkpoint(str(folder), tag="step-2")
             weights = {"frozen": frozen.to(x.dtype).to(torch.float32)}
             for name, parameter in net.named_parameters():
+                if name == "frozen":
+                    continue
                 # Without ZeRO and in fp32 the parameters are the master weights.
                 full = safe_get_full_fp32_param(parameter) if stage or kind == "bf16" else parameter
-                if name != "frozen":
-                    weights[name] = full.detach().to(torch.float32).clone()
+                weights[name] = full.detach().to(torch.float32).clone()
             if engine.global_rank == 0:
                 save_file(weights, folder / "expected.safetensors")
             engine.destroy()
