@@ -123,6 +123,7 @@ def check_tensor_file(path: Path, entry: Mapping[str, Any] | None) -> dict[str, 
         raise DataError(f"{path}: not in {MANIFEST_FILE}")
     try:
         sums = {name: str(known["sha256"]) for name, known in entry["tensors"].items()}
+        forms = {name: (known["dtype"], known["shape"]) for name, known in entry["tensors"].items()}
         expected = entry["header"]
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
@@ -136,4 +137,18 @@ def check_tensor_file(path: Path, entry: Mapping[str, Any] | None) -> dict[str, 
         raise DataError(f"{path.with_name(MANIFEST_FILE)}: the entry of {path.name} is in no known form") from error
     if hashlib.sha256(start).hexdigest() != expected:
         raise DataError(f"{path}: damaged: its header's checksum differs from {MANIFEST_FILE}")
+    # The same bytes are other numbers under another type.
+    if (other := _forms(path, start[8:])) != forms:
+        name = next(name for name in (*forms, *other) if forms.get(name) != other.get(name))
+        raise DataError(f"{path}: tensor {name!r}: its type or shape differs from {MANIFEST_FILE}")
     return sums
+
+
+def _forms(path: Path, header: bytes) -> dict[str, tuple[Any, Any]]:
+    """Type and shape of each tensor by the header of its file."""
+    tensors = parse_object(path, header)
+    tensors.pop("__metadata__", None)
+    try:
+        return {name: (known["dtype"], known["shape"]) for name, known in tensors.items()}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: its header is in no known form") from error

@@ -166,9 +166,16 @@ class TinyBatches:
 
 def tiny_config(run_dir: Path, **changes: Any) -> Any:
     """A configuration with every field the engine reads; `changes` names fields of any section."""
-    engine = {"zero_stage": 0, "precision": "fp32", "log_every": 1, "save_every": 3, "keep_last": 9, "eval_every": 2}
+    engine = {
+        "zero_stage": 0,
+        "offload": "none",
+        "precision": "fp32",
+        "log_every": 1,
+        "save_every": 3,
+        "keep_last": 9,
+        "eval_every": 2,
+    }
     engine |= {"keep_every": None, "keep_best": None, "save_failures": 0, "skip_nonfinite": 0}
-    engine |= {"offload": "none"}
     optim = {
         "lr": 0.05,
         "reference_batch": None,

@@ -59,8 +59,12 @@ def damage(folder: Path, checkpoint: Path, draw: np.random.Generator, outside: P
 
 
 def _any_file(checkpoint: Path, draw: np.random.Generator, *suffixes: str) -> Path | None:
-    files = sorted(p for p in checkpoint.iterdir() if p.suffix in suffixes and p.is_file() and not p.is_symlink())
+    files = sorted(path for path in checkpoint.iterdir() if path.suffix in suffixes and _is_plain(path))
     return files[int(draw.integers(len(files)))] if files else None
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _bytes(folder: Path, checkpoint: Path, draw: np.random.Generator, outside: Path) -> None:
@@ -196,6 +200,9 @@ def _raw(text: bytes, draw: np.random.Generator) -> bytes:
 def _sign(checkpoint: Path, path: Path) -> None:
     """Make the manifest agree with what was done to a file, as far as it can be without its tensors."""
     manifest = checkpoint / "manifest.json"
+    # An earlier damage may have left a pipe or a device there, which would keep us waiting.
+    if not _is_plain(manifest) or not _is_plain(path):
+        return
     try:
         content = json.loads(manifest.read_bytes())
         if path != manifest:
@@ -215,6 +222,8 @@ def _sign(checkpoint: Path, path: Path) -> None:
 def _file_names(folder: Path, checkpoint: Path, draw: np.random.Generator, outside: Path) -> None:
     """The manifest names files elsewhere, and its checksum is right."""
     manifest = checkpoint / "manifest.json"
+    if not _is_plain(manifest):
+        return
     try:
         content = json.loads(manifest.read_bytes())
         files = content["files"]
@@ -247,6 +256,8 @@ def _link(folder: Path, checkpoint: Path, draw: np.random.Generator, outside: Pa
 def _pointer(folder: Path, checkpoint: Path, draw: np.random.Generator, outside: Path) -> None:
     """What names the newest checkpoint names something else."""
     path = checkpoint.parent / "latest"
+    if path.is_dir():
+        path.rmdir()
     path.unlink(missing_ok=True)
     kind = int(draw.integers(8))
     if kind == 0:

@@ -10,8 +10,10 @@ a case. Totals are in benchmarks/results/cpu/scorecard.json, to be committed.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -197,6 +199,26 @@ def replay(row: Row, case: int, work: Path) -> None:
     print(module.run(case, folder))
 
 
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write(path: Path, name: str, known: dict[str, Any]) -> None:
+    """Replace what the file says of one row; other rows may be counted by other programs at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        totals = {**_read(path), name: known}
+        aside = path.with_suffix(".tmp")
+        aside.write_text(
+            json.dumps({row.name: totals[row.name] for row in ROWS if row.name in totals}, indent=1) + "\n"
+        )
+        aside.replace(path)
+    finally:
+        os.close(folder)
+
+
 def main() -> int:
     """Command line; status 1 where a row fails."""
     names = [row.name for row in ROWS]
@@ -213,16 +235,12 @@ def main() -> int:
         replay(BY_NAME[options.replay[0]], int(options.replay[1]), options.work)
         return 0
     rows = [BY_NAME[name] for name in options.rows]
-    totals = json.loads(options.results.read_text()) if options.results.exists() else {}
     end = time.monotonic() + options.minutes * 60
     for place, row in enumerate(rows):
-        known = totals_of(row, {} if options.again else totals)
+        known = totals_of(row, {} if options.again else _read(options.results))
         share = (end - time.monotonic()) / (len(rows) - place)
-        totals[row.name] = advance(row, known, options.work, share, options.cases)
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        aside = options.results.with_suffix(".tmp")
-        aside.write_text(json.dumps(totals, indent=1) + "\n")
-        aside.replace(options.results)
+        _write(options.results, row.name, advance(row, known, options.work, share, options.cases))
+    totals = _read(options.results)
     return 0 if print_table(rows, totals) else 1
 
 

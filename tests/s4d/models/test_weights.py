@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from s4d.errors import DataError
 from s4d.models.build import build_finetune, build_pretrain
 from s4d.models.folder import find_model, read_architecture, write_folder
+from s4d.models.folder_manifest import render_manifest
 from s4d.models.sizes import Architecture, MoaeArchitecture
 from s4d.models.weights import load_initial
 
@@ -115,6 +117,21 @@ def test_broken_files_are_named(pretrained: Path, architecture_of: Callable[...,
         load_initial(build_pretrain(architecture_of(), seed=0), pretrained)
     (pretrained / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"model\.safetensors: not a readable"):
+        load_initial(build_pretrain(architecture_of(), seed=0), pretrained)
+
+
+def test_same_bytes_under_another_type_are_refused(
+    pretrained: Path, architecture_of: Callable[..., Architecture]
+) -> None:
+    """Also where whoever changed the type made the checksums of header and manifest agree with it."""
+    path, manifest = pretrained / "model.safetensors", pretrained / "manifest.json"
+    data = path.read_bytes().replace(b'"F32"', b'"I32"', 1)
+    path.write_bytes(data)
+    files = json.loads(manifest.read_text())["files"]
+    start = 8 + int.from_bytes(data[:8], "little")
+    files["model.safetensors"]["header"] = hashlib.sha256(data[:start]).hexdigest()
+    manifest.write_bytes(render_manifest(files))
+    with pytest.raises(DataError, match="its type or shape differs"):
         load_initial(build_pretrain(architecture_of(), seed=0), pretrained)
 
 
