@@ -471,8 +471,9 @@ def test_poisoned_weights_end_before_a_checkpoint(projects: Projects, tmp_path: 
     tensors = load_file(root / PRETRAINED / "model.safetensors")
     save_file({name: value * float("nan") for name, value in tensors.items()}, root / "poisoned/model.safetensors")
     answer = projects.run(root, f"{TRAIN} {NEW} model.init_from=poisoned")
-    assert answer["status"] == 5 and "error: step 1: not finite (loss = nan" in answer["err"]
-    assert not (root / "runs/new").exists()
+    assert answer["status"] == 5 and "error: the last step was not finite" in answer["err"], answer
+    assert "step 1: not finite: rank 0: " in answer["out"], answer
+    assert not list((root / "runs/new").glob("checkpoints/step-*"))
 
 
 def empty_in_test(root: Path) -> None:

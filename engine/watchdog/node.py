@@ -128,8 +128,8 @@ class Watchdog:
             if beat.mark == Mark.TOLD and not self._settled:
                 self._settle(GRACE_SECONDS)
                 self._contacts.say({"end": GRACE_SECONDS})
-                # Before that the run folder may be another run's.
-                if beat.phase != Phase.START:
+                # Before that the run folder may be another run's, or hold progress that is refused.
+                if beat.phase not in (Phase.START, Phase.LOAD):
                     self._write(Cause(line=f"{place_of(record)}: {beat.text}", ranks=[record]))
             elif beat.mark == Mark.LOST and self._lost is None:
                 line = f"{place_of(record)}: lost contact with another rank: {beat.text}"

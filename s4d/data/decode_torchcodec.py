@@ -7,6 +7,7 @@ nor an address to read more from.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -113,10 +114,11 @@ def refusal() -> str | None:
     """Why torchcodec cannot be used here, None where it can; tried out in a process of its own, which may crash."""
     if find_spec("torchcodec") is None:
         return f"is not installed; {INSTALL}"
+    # Found where this process would find it, which may have been started with another environment.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-P", "-c", PROBE]
     try:
-        probe = subprocess.run(
-            [sys.executable, "-P", "-c", PROBE], input=_one_frame(), capture_output=True, timeout=PROBE_SECONDS
-        )
+        probe = subprocess.run(command, input=_one_frame(), capture_output=True, timeout=PROBE_SECONDS, env=environment)
     except subprocess.TimeoutExpired:
         return f"cannot be used here: decoding one frame took more than {PROBE_SECONDS:g} s"
     if probe.returncode == 0:

@@ -91,8 +91,8 @@ def prepare(folder: Path) -> None:
 
 
 def contents(run_dir: Path) -> dict[str, bytes | None]:
-    """Every path with its bytes, but for the files that say who has the folder and why a run failed."""
-    paths = (path for path in run_dir.rglob("*") if not path.name.startswith((".lease-", "failure.json")))
+    """Every path with its bytes, but for the file that says who has the folder."""
+    paths = (path for path in run_dir.rglob("*") if not path.name.startswith(".lease-"))
     return {str(path.relative_to(run_dir)): path.read_bytes() if path.is_file() else None for path in paths}
 
 

@@ -9,7 +9,6 @@ decoding processes.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -66,7 +65,6 @@ class NoMedia:
 
 def prepare(folder: Path) -> None:
     """Media for the cases that read some, and a folder for made-up manifests."""
-    logging.disable()
     write_media(folder)
 
 
