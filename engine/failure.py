@@ -11,11 +11,13 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from engine.runtime import exit_code_of
+from engine.stop import stop
 from engine.watchdog.heartbeat import Mark, pulse
 
 INTERRUPTED = 130
 PEER_LOST = 4
 PATIENCE_SECONDS = 10.0
+POLL_SECONDS = 0.1
 LOST_WORDS = ("gloo/transport", "Connection closed by peer", "Connection reset", "Timed out waiting")
 
 
@@ -45,8 +47,7 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error)
         where = f"rank {rank} of {world_size} on {os.uname().nodename}: step {pulse.step}, {pulse.phase.label}"
         print(f"error: {where}: {type(error).__name__}: {text}", file=sys.stderr, flush=True)
-    else:
-        _let_the_first_rank_speak()
+    elif not _first_rank_has_spoken():
         print(f"error: {named}{text}", file=sys.stderr, flush=True)
     return exit_code_of(error)
 
@@ -82,8 +83,12 @@ def _os_text(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
-def _let_the_first_rank_speak() -> None:
-    # A wrong configuration is met by all ranks of a node before they can talk. The launcher ends this rank as soon as
-    # the first one has left; should that one have no complaint, this rank speaks for itself.
-    if not dist.is_initialized() and int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        time.sleep(PATIENCE_SECONDS)
+def _first_rank_has_spoken() -> bool:
+    # A wrong configuration is met by all ranks of a node before they can talk. The launcher asks this rank to stop as
+    # soon as the first one has left; should that one have no complaint, this rank speaks for itself.
+    if dist.is_initialized() or int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        return False
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not stop.requested and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return stop.requested
