@@ -4,7 +4,7 @@
     python tests/scorecard/scorecard.py --replay R23 1234       one case here, with its traceback
 
 Cases run in a child process that is killed, with all it started, when one takes too long; row and number say all about
-a case. Totals are in benchmarks/results/cpu/scorecard.json, to be committed.
+a case. Totals are in benchmarks/results/cpu/scorecard.json, a table of them beside it, both to be committed.
 """
 
 from __future__ import annotations
@@ -164,6 +164,12 @@ def value_of(row: Row, known: dict[str, Any]) -> float | None:
     return row.measure.reduce(values) if row.measure is not None and values else None
 
 
+def measured(row: Row, known: dict[str, Any]) -> str:
+    """That value beside its limit; nothing where there is none yet."""
+    value = value_of(row, known)
+    return "" if row.measure is None or value is None else f"{value:.3g} of {row.measure.limit:g} {row.measure.unit}"
+
+
 def state_of(row: Row, known: dict[str, Any]) -> str:
     """`pass` when whole and within its limits, `fail` when beyond them, otherwise `open`."""
     value = value_of(row, known)
@@ -175,19 +181,34 @@ def state_of(row: Row, known: dict[str, Any]) -> str:
 
 def print_table(rows: Sequence[Row], totals: dict[str, Any]) -> bool:
     """Print a line for each row; returns whether none fails."""
-    print(f"{'row':<5}{'goal':<46}{'done':>15}{'failures':>10}  {'measured':<26}state")
+    print(f"{'row':<10}{'goal':<46}{'done':>15}{'failures':>10}  {'measured':<26}state")
     states = []
     for row in rows:
         known = totals_of(row, totals)
         states.append(state_of(row, known))
-        done, value = f"{known['done']}/{row.target}", value_of(row, known)
-        measured = (
-            "" if row.measure is None or value is None else f"{value:.3g} of {row.measure.limit:g} {row.measure.unit}"
-        )
-        print(f"{row.name:<5}{row.goal:<46}{done:>15}{known['failures']:>10}  {measured:<26}{states[-1]}")
+        done = f"{known['done']}/{row.target}"
+        print(f"{row.name:<10}{row.goal:<46}{done:>15}{known['failures']:>10}  {measured(row, known):<26}{states[-1]}")
         for line in known["failed"][:NAMED] if states[-1] == "fail" else ():
             print(f"      case {line['case']}: {line['failure']}")
     return "fail" not in states
+
+
+def render(rows: Sequence[Row], totals: dict[str, Any]) -> str:
+    """The totals as a table in Markdown, which lies beside them."""
+    lines = ["| Row | Cases tried | Failures | Measured | Commit | State |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        known = totals_of(row, totals)
+        tried = f"{known['done']:,} of {row.target:,}"
+        cells = [
+            row.name,
+            tried,
+            str(known["failures"]),
+            measured(row, known),
+            known.get("commit", ""),
+            state_of(row, known),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def replay(row: Row, case: int, work: Path) -> None:
@@ -215,6 +236,7 @@ def _write(path: Path, name: str, known: dict[str, Any]) -> None:
             json.dumps({row.name: totals[row.name] for row in ROWS if row.name in totals}, indent=1) + "\n"
         )
         aside.replace(path)
+        path.with_suffix(".md").write_text(render(ROWS, totals))
     finally:
         os.close(folder)
 
