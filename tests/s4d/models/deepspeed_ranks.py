@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
@@ -29,8 +30,19 @@ class Net(nn.Module):
         return self.second(self.first(x)).square().sum() + 0 * self.frozen.sum()
 
 
+def masters_without_zero(engine: Any, parameter: nn.Parameter) -> Tensor:
+    """In fp32 the parameters themselves, in bf16 copies that the optimizer keeps in the same order."""
+    low, high = getattr(engine.optimizer, "fp16_groups", []), getattr(engine.optimizer, "fp32_groups", [])
+    copies = {
+        id(mine): copy for mines, group in zip(low, high, strict=True) for mine, copy in zip(mines, group, strict=True)
+    }
+    return copies.get(id(parameter), parameter)
+
+
 def main() -> None:
     """Train two steps and save, in each form."""
+    # Compiled on first use, and a lock file that a killed process left behind would make it wait for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for stage in range(4):
         for kind in ("fp32", "bf16"):
             torch.manual_seed(stage)
@@ -58,8 +70,7 @@ def main() -> None:
             for name, parameter in net.named_parameters():
                 if name == "frozen":
                     continue
-                # Without ZeRO and in fp32 the parameters are the master weights.
-                full = safe_get_full_fp32_param(parameter) if stage or kind == "bf16" else parameter
+                full = safe_get_full_fp32_param(parameter) if stage else masters_without_zero(engine, parameter)
                 weights[name] = full.detach().to(torch.float32).clone()
             if engine.global_rank == 0:
                 save_file(weights, folder / "expected.safetensors")
