@@ -17,6 +17,7 @@ import os
 import selectors
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -63,10 +64,12 @@ class _Child:
         command = [sys.executable, str(HERE / "case_child.py"), *source, str(folder), str(seconds)]
         self.row = row
         self.mark = uuid.uuid4().hex
+        # A file: nobody reads what is said there before the end, and a full pipe would stop whoever says it.
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the child)
         self.process = subprocess.Popen(
             [*command, *map(str, cases)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.errors,
             env=families.inner(self.mark),
         )
         self.waiting_for = len(cases)
@@ -79,6 +82,7 @@ class _Child:
         self.process.kill()
         families.end(self.mark)
         self.process.communicate()
+        self.errors.close()
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What the child reports; ends with it, or kills it where it reports nothing for too long."""
@@ -105,8 +109,8 @@ class _Child:
         status = self.process.wait()
         # With status 0 the time is up, or the child leaves because it has grown, which it has said.
         if status and self.waiting_for:
-            assert self.process.stderr is not None
-            last = self.process.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+            self.errors.seek(0)
+            last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
             self.failure = f"the process ended with status {status}: {' '.join(last)}"
 
 

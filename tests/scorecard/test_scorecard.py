@@ -19,6 +19,8 @@ import ctypes, mmap, subprocess, sys, time
 def prepare(folder):
     pass
 def run(number, folder):
+    if number == 1:
+        sys.stderr.write("much to say " * 20_000)
     if number == 2:
         raise KeyError("two")
     if number == 4:
