@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kernels.bench.floors import with_both
 from kernels.bench.records import Case, Floors, Op, Peer, Run
-from kernels.launch import Work
+from s4d.analysis.step_work import step_work
 from s4d.data.batch import PackedBatch, PixelGroup
 from s4d.models.build import build_finetune, build_pretrain
 from s4d.models.classifier import FinetuneModel
@@ -59,6 +60,12 @@ class StepInputs:
     dtype: torch.dtype
 
 
+def kept_tokens(shape: StepShape, arch: Architecture, modality: str) -> int:
+    """Tokens of a sample that the encoder sees: the released share in pre-training, all in fine-tuning."""
+    tokens = arch.tokens(modality)
+    return tokens if shape.task == "finetune" else max(1, round(tokens * _KEPT_SHARE[modality]))
+
+
 def random_batch(shape: StepShape, arch: Architecture) -> PackedBatch:
     """Random pixels; pre-training keeps the released shares of tokens, fine-tuning all of them."""
     generator = torch.Generator().manual_seed(0)
@@ -70,7 +77,7 @@ def random_batch(shape: StepShape, arch: Architecture) -> PackedBatch:
         pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         ids = tuple(f"{modality}{index}" for index in range(count))
         groups.append(PixelGroup(pixels=pixels, modality=modality, sample_ids=ids))
-        kept = tokens if shape.task == "finetune" else max(1, round(tokens * _KEPT_SHARE[modality]))
+        kept = kept_tokens(shape, arch, modality)
         order = torch.rand(count, tokens, generator=generator).argsort(1)
         starts = first + tokens * torch.arange(count)[:, None]
         visible.append((order[:, :kept].sort(1).values + starts).flatten())
@@ -144,23 +151,13 @@ def _peers(case: Case) -> Iterator[Peer]:
     yield Peer(name="plain", build=lambda inputs: _build(inputs, _PLAIN))
 
 
-# GFLOP forward and backward of one sample of ViT-B, all tokens that must be computed and no others:
-# 24 D^2 + 4 N D per token and block, 3072 D per embedded or predicted token, experts of an eighth of the MLP.
-_BASE_GFLOP = {
-    "pretrain": {"image": (3.32, 6.64), "video": (23.13, 48.15)},
-    "finetune": {"image": (18.31, 36.58), "video": (167.2, 344.2)},
-}
-
-
-def _floors(shape: StepShape) -> Floors:
-    if shape.size != "base":
-        return {}
-    per_sample = _BASE_GFLOP[shape.task]
-    forward, backward = (
-        (Work(flops=1e9 * (shape.images * image + shape.clips * clip), bytes=0.0),)
-        for image, clip in zip(per_sample["image"], per_sample["video"], strict=True)
-    )
-    return {"forward": forward, "backward": backward, "both": forward + backward}
+def _floors(shape: StepShape, dtype: torch.dtype) -> Floors:
+    arch = shape.architecture()
+    kept = {name: kept_tokens(shape, arch, name) for name in _MODALITIES}
+    samples = dict(zip(_MODALITIES, (shape.images, shape.clips), strict=True))
+    classes = _CLASSES * len(_MODALITIES)
+    parts = step_work(arch, shape.task, samples, kept, element_bytes=dtype.itemsize, classes=classes).values()
+    return with_both(tuple(part.forward for part in parts), tuple(part.backward for part in parts))
 
 
 def _case(name: str, shape: StepShape, *defaults: str) -> Case:
@@ -168,7 +165,7 @@ def _case(name: str, shape: StepShape, *defaults: str) -> Case:
         name=name,
         op="step",
         inputs=lambda device, dtype: _inputs(shape, device, dtype),
-        floors=lambda dtype: _floors(shape),
+        floors=lambda dtype: _floors(shape, dtype),
         defaults=frozenset(defaults),
         dtypes={"cpu": (torch.bfloat16,), "cuda": (torch.bfloat16,)},
     )

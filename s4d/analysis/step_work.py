@@ -1,0 +1,210 @@
+"""Arithmetic and least traffic of one step by part: what must be computed and moved, and nothing else.
+
+A multiply-add is two FLOPs, and only matrix products count. Bytes are those of a step whose element-wise work lies in
+the products beside it: each product reads its operands once and writes its result once. The four ops of our own are
+counted as in `kernels.bench.floors`.
+
+Letters: T tokens of a stream, D its width, r the MLP's ratio, E experts, k of them chosen.
+
+How this differs from what torch's FlopCounterMode sees, each by an exact factor that the test holds:
+
+- the attention backward counts five products against the forward's two, since scores are recomputed rather than kept;
+  plain PyTorch keeps them and does four, 0.8 of it;
+- a still image meets the temporally summed weight of the embedding, 1 / tubelet_size of the products of a backend that
+  repeats the image instead (the weight's sum is no product);
+- experts serve the k choices of each token; backends that run all experts on all tokens do E / k of it, and one that
+  writes the sum of gated output biases as a product adds 2 E D per token, twice that backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kernels.bench import floors
+from kernels.bench.records import Floors
+from kernels.launch import Work
+from s4d.models.sizes import Architecture, MoaeArchitecture
+
+PARTS = (
+    "embed",
+    "encoder attention",
+    "encoder linear",
+    "moae",
+    "decoder attention",
+    "decoder linear",
+    "head and loss",
+)
+# Still images come first in every stream.
+MODALITIES = ("image", "video")
+# Router logits and their gradients are float32.
+_WIDE = 4
+_NOTHING = Work(flops=0.0, bytes=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartWork:
+    """Work of one part of a step, forward and backward."""
+
+    forward: Work
+    backward: Work
+
+    def __add__(self, other: PartWork) -> PartWork:
+        return PartWork(
+            forward=floors.total((self.forward, other.forward)), backward=floors.total((self.backward, other.backward))
+        )
+
+
+def step_work(
+    arch: Architecture,
+    task: str,
+    samples: Mapping[str, int],
+    kept: Mapping[str, int],
+    *,
+    element_bytes: int = 2,
+    classes: int = 0,
+) -> dict[str, PartWork]:
+    """Work of every part in `PARTS` for one packed forward and backward.
+
+    `samples` counts samples by modality, `kept` the tokens of one that the encoder sees: the visible ones in
+    pre-training (`task` "pretrain": visible tokens are embedded, masked ones predicted), all in fine-tuning
+    ("finetune"). `classes` are those of all heads together. Experts serve every choice of a token; a capacity may drop
+    some. ValueError for counts that do not fit.
+    """
+    _check(arch, task, samples, kept)
+    runs = [(samples.get(name, 0), kept.get(name, 0), arch.tokens(name)) for name in MODALITIES]
+    visible = sum(count * tokens for count, tokens, _ in runs)
+    seen = [(count, tokens) for count, tokens, _ in runs]
+    found = {
+        "embed": _embed(arch, samples, kept, element_bytes),
+        "encoder attention": _attention(seen, arch.embed_dim, arch.num_heads, arch.depth, element_bytes),
+        "encoder linear": _blocks(visible, arch.embed_dim, arch.mlp_ratio, arch.depth, element_bytes),
+        "moae": PartWork(forward=_NOTHING, backward=_NOTHING),
+    }
+    if task == "finetune":
+        if arch.experts is not None:
+            found["moae"] = _moae(visible, arch.embed_dim, arch.experts, element_bytes)
+        nothing = PartWork(forward=_NOTHING, backward=_NOTHING)
+        head = _classifier(visible, sum(samples.values()), arch.embed_dim, classes, element_bytes)
+        return {**found, "decoder attention": nothing, "decoder linear": nothing, "head and loss": head}
+    width, depth = arch.decoder_embed_dim, arch.decoder_depth
+    every = sum(count * tokens for count, _, tokens in runs)
+    whole = [(count, tokens) for count, _, tokens in runs]
+    decoder = _blocks(every, width, arch.mlp_ratio, depth, element_bytes)
+    return {
+        **found,
+        "decoder attention": _attention(whole, width, arch.decoder_num_heads, depth, element_bytes),
+        "decoder linear": decoder + _bridge(arch, visible, every, element_bytes),
+        "head and loss": _reconstruction(arch, samples, kept, element_bytes),
+    }
+
+
+def total(work: Mapping[str, PartWork]) -> PartWork:
+    """Work of all parts together."""
+    parts = list(work.values())
+    return sum(parts[1:], parts[0])
+
+
+def _check(arch: Architecture, task: str, samples: Mapping[str, int], kept: Mapping[str, int]) -> None:
+    if task not in ("pretrain", "finetune"):
+        raise ValueError(f"task: expected pretrain or finetune, got {task!r}")
+    if unknown := sorted({*samples, *kept} - {*MODALITIES}):
+        raise ValueError(f"samples, kept: expected {' and '.join(MODALITIES)}, got {unknown[0]!r}")
+    for name, count in samples.items():
+        tokens = arch.tokens(name)
+        if count < 0:
+            raise ValueError(f"samples: expected 0 or more of {name!r}, got {count}")
+        wanted = f"{tokens}" if task == "finetune" else f"1 to {tokens}"
+        if count and not (1 if task == "pretrain" else tokens) <= kept.get(name, 0) <= tokens:
+            raise ValueError(f"kept: expected {wanted} tokens of {name!r}, got {kept.get(name)}")
+
+
+def _part(found: Floors) -> PartWork:
+    return PartWork(forward=floors.total(found["forward"]), backward=floors.total(found["backward"]))
+
+
+def _times(part: PartWork, times: int) -> PartWork:
+    forward, backward = (Work(flops=times * w.flops, bytes=times * w.bytes) for w in (part.forward, part.backward))
+    return PartWork(forward=forward, backward=backward)
+
+
+def _own_pixels(arch: Architecture, modality: str) -> int:
+    """Pixel values that a token covers: a still image has one frame in place of a tubelet."""
+    return arch.token_values // (arch.tubelet_size if modality == "image" else 1)
+
+
+def _embed(arch: Architecture, samples: Mapping[str, int], kept: Mapping[str, int], size: int) -> PartWork:
+    parts = [
+        _part(floors.patch(samples[name] * kept[name], _own_pixels(arch, name), arch.embed_dim, size))
+        for name in MODALITIES
+        if samples.get(name)
+    ]
+    return sum(parts, PartWork(forward=_NOTHING, backward=_NOTHING))
+
+
+def _attention(runs: list[tuple[int, int]], width: int, heads: int, depth: int, size: int) -> PartWork:
+    return _times(_part(floors.attention(tuple(runs), heads, width // heads, size)), depth)
+
+
+def _blocks(tokens: int, width: int, ratio: int, depth: int, size: int) -> PartWork:
+    """The products of `depth` blocks with the norms, residuals and GELU between them.
+
+    Rows of width D per token that move forward: qkv reads 1 and writes 3; the output projection reads its input and the
+    residual and writes 1; fc1 reads 1 and writes r; fc2 reads r and the residual and writes 1. Backward, for each of
+    the four products, the gradient of its input and of its weight: fc2 (1 + 2 r) and (1 + r); fc1 (r + 3: the norm's
+    input, the residual's gradient, the result) and (r + 1); the projection 2 and 2; qkv (3 + 3) and (3 + 1).
+    """
+    elements = (4 + 2 * ratio) * width**2
+    flops, weights = 2.0 * elements * tokens, elements * size
+    row = tokens * width * size
+    forward = Work(flops=flops, bytes=(10 + 2 * ratio) * row + weights)
+    backward = Work(flops=2 * flops, bytes=(20 + 5 * ratio) * row + 2 * weights)
+    return _times(PartWork(forward=forward, backward=backward), depth)
+
+
+def _moae(tokens: int, width: int, experts: MoaeArchitecture, size: int) -> PartWork:
+    """All layers with experts: the chosen ones, and the router that scores in float32 what is read for them."""
+    found = floors.moae(tokens, width, experts.num_experts, experts.hidden_dim, experts.top_k, size)
+    maps = 1 if experts.router_noise == "off" else 2
+    flops, logits = 2.0 * maps * tokens * width * experts.num_experts, maps * tokens * experts.num_experts * _WIDE
+    weights = maps * width * experts.num_experts * size
+    router = PartWork(
+        forward=Work(flops=flops, bytes=logits + weights),
+        backward=Work(flops=2 * flops, bytes=2 * logits + 2 * weights),
+    )
+    return _times(_part(found) + router, len(experts.layers))
+
+
+def _bridge(arch: Architecture, visible: int, every: int, size: int) -> PartWork:
+    """From the encoder's tokens to the decoder's stream, which mask tokens and positions fill up."""
+    elements = arch.embed_dim * arch.decoder_embed_dim
+    flops = 2.0 * elements * visible
+    moved = (visible * arch.embed_dim + every * arch.decoder_embed_dim + elements) * size
+    # Backward: the stream's gradient is read for the input's and for the weight's, which reads the input too.
+    back = (2 * visible * arch.embed_dim + (every + visible) * arch.decoder_embed_dim + 2 * elements) * size
+    return PartWork(forward=Work(flops=flops, bytes=moved), backward=Work(flops=2 * flops, bytes=back))
+
+
+def _reconstruction(arch: Architecture, samples: Mapping[str, int], kept: Mapping[str, int], size: int) -> PartWork:
+    parts = [
+        _part(
+            floors.reconstruction(
+                samples[name] * (arch.tokens(name) - kept[name]),
+                _own_pixels(arch, name),
+                arch.token_values,
+                arch.decoder_embed_dim,
+                size,
+            )
+        )
+        for name in MODALITIES
+        if samples.get(name)
+    ]
+    return sum(parts, PartWork(forward=_NOTHING, backward=_NOTHING))
+
+
+def _classifier(tokens: int, samples: int, width: int, classes: int, size: int) -> PartWork:
+    """Mean over tokens and the heads; the backward writes every token's gradient."""
+    flops, moved = 2.0 * samples * width * classes, (tokens * width + width * classes) * size
+    return PartWork(
+        forward=Work(flops=flops, bytes=moved), backward=Work(flops=2 * flops, bytes=moved + width * classes * size)
+    )
