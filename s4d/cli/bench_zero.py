@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json as json_text
-import os
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s4d.cli import local_ranks
 from s4d.cli.output import print_json, print_lines, print_table, relative
 from s4d.errors import DataError, UsageError
 
@@ -135,63 +132,28 @@ def measured(worlds: tuple[int, ...], model: str) -> dict[str, Any]:
 
 def run_ranks(cases: list[Case], model: str) -> list[dict[str, Any]]:
     """Measure cases of one world size in as many processes; DataError if one fails."""
-    world_size = cases[0].world_size
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="s4d-zero-") as folder:
         target = Path(folder) / "found.json"
         command = [sys.executable, "-m", "s4d.cli.bench_zero_rank"]
         command += [json_text.dumps([case.as_dict() for case in cases]), json_text.dumps(SHAPES[model]), str(target)]
-        shared = {
-            **os.environ,
-            "DS_ACCELERATOR": "cpu",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONWARNINGS": "ignore",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_SIZE": str(world_size),
-        }
-        ranks = [
-            subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(world_size)
-        ]
-        try:
-            _wait_for(ranks)
-        finally:
-            for rank in ranks:
-                rank.kill()
-                rank.wait()
+        local_ranks.run_ranks(command, cases[0].world_size, limit=RANKS_SECONDS)
         found: list[dict[str, Any]] = json_text.loads(target.read_text(encoding="utf-8"))
     return found
-
-
-def _wait_for(ranks: list[subprocess.Popen[bytes]]) -> None:
-    end = time.monotonic() + RANKS_SECONDS
-    while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
-        if time.monotonic() > end:
-            raise DataError(f"{len(ranks)} ranks took more than {RANKS_SECONDS:g} s")
-        time.sleep(0.1)
-    failed = [f"rank {number} ended with status {rank.poll()}" for number, rank in enumerate(ranks) if rank.poll()]
-    if failed:
-        raise DataError(", ".join(failed))
 
 
 def compared(case: Case, found: dict[str, Any]) -> dict[str, Any]:
     """One row: measured and expected bytes of rank 0, and whether they agree."""
     from engine import footprint
+    from s4d.cli.collectives import bytes_sent, message_bytes, messages_agree
 
     sizes = found["sizes"]
     expected = footprint.memory(case, sizes).as_dict()
     messages = footprint.traffic(case, sizes)
-    # Norms, counts and barriers are single numbers; a collective that theory has not is an error.
-    seen = {name: entry["bytes"] for name, entry in found["traffic"].items() if entry["bytes"] > 1024}
+    seen = message_bytes(found["traffic"])
     slack = {purpose: SHARE * sum(sizes) for purpose in PURPOSES}
     slack["gradients"] += 2 * footprint.FP32 * max(sizes)
     ok = all(abs(found["memory"][name] - expected[name]) <= slack[name] for name in PURPOSES)
-    ok &= seen.keys() == messages.keys()
-    ok &= all(abs(seen.get(name, 0) - size) <= SHARE * size for name, size in messages.items())
+    ok &= messages_agree(seen, messages)
     return {
         "case": case.as_dict(),
         "parameters": sum(sizes),
@@ -199,16 +161,10 @@ def compared(case: Case, found: dict[str, Any]) -> dict[str, Any]:
         "expected_memory": expected,
         "messages": found["traffic"],
         "expected_messages": messages,
-        "sent": _sent(seen, case.world_size),
-        "expected_sent": _sent(messages, case.world_size),
+        "sent": bytes_sent(seen, case.world_size),
+        "expected_sent": bytes_sent(messages, case.world_size),
         "ok": bool(ok),
     }
-
-
-def _sent(messages: dict[str, Any], world_size: int) -> float:
-    from engine.footprint import sent
-
-    return sum(sent(name, size, world_size) for name, size in messages.items())
 
 
 COLUMNS = ("ranks", "ZeRO", "offload", "precision", "acc", *PURPOSES, "sent", "state")

@@ -1,8 +1,8 @@
 """One rank of `s4d bench zero`: what it holds between and within steps and what it sends, measured.
 
 Started by `s4d.cli.bench_zero` as `python -m s4d.cli.bench_zero_rank CASES SHAPE FILE`, cases and shape in JSON, with
-the variables of a launcher; rank 0 writes a list of findings, one for each case. Collectives are counted by wrapping
-torch.distributed in this process alone, memory by the storages of all tensors that the process holds.
+the variables of a launcher; rank 0 writes a list of findings, one for each case. Memory is counted by the storages of
+all tensors that the process holds.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine.ds_engine import backward, build_engine
@@ -27,51 +25,12 @@ from engine.failure import leave
 from engine.footprint import Case
 from engine.runtime import Runtime, start_runtime
 from s4d.analysis.bench_step import StepShape, random_batch
+from s4d.cli.collectives import Traffic
 from s4d.models.build import build_pretrain
 
 # Step 1 of ZeRO 3 records the order of the modules; from step 3 on all steps are alike.
 STEPS = 3
 EMA_DECAY = 0.9
-# Where a collective's message is found: among the arguments, by place and name.
-MESSAGES = {
-    "all_reduce": (0, "tensor"),
-    "reduce": (0, "tensor"),
-    "broadcast": (0, "tensor"),
-    "all_gather": (0, "tensor_list"),
-    "all_gather_into_tensor": (0, "output_tensor"),
-    "reduce_scatter": (1, "input_list"),
-    "reduce_scatter_tensor": (1, "input"),
-}
-
-
-class Traffic:
-    """Calls and message bytes of every collective of this process, once `watch` was called."""
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
-
-    def watch(self) -> None:
-        """Wrap the collectives; before DeepSpeed is started, which keeps references to some of them."""
-        for name, (place, keyword) in MESSAGES.items():
-            setattr(dist, name, self._counting(name, getattr(dist, name), place, keyword))
-
-    def _counting(self, name: str, call: Callable[..., Any], place: int, keyword: str) -> Callable[..., Any]:
-        def counting(*values: Any, **named: Any) -> Any:
-            message = values[place] if len(values) > place else named[keyword]
-            tensors = [message] if isinstance(message, Tensor) else message
-            self.calls[name] += 1
-            self.bytes[name] += sum(tensor.nbytes for tensor in tensors)
-            return call(*values, **named)
-
-        return counting
-
-    def take(self) -> dict[str, dict[str, int]]:
-        """Calls and message bytes since the last time, by collective."""
-        found = {name: {"calls": self.calls[name], "bytes": self.bytes[name]} for name in sorted(self.calls)}
-        self.calls.clear()
-        self.bytes.clear()
-        return found
 
 
 class PretrainStep(nn.Module):
