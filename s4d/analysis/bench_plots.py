@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 # Okabe and Ito's palette, distinguishable without red and green.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-_MARKERS = "osD^vPX*"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = "osD^vPX*"
 _WORDS = {"length": "tokens of a sequence", "tokens": "tokens", "experts": "experts"}
 _FEWEST_POINTS = 3
 
@@ -78,8 +78,8 @@ def _draw(axes: Axes, lines: Lines, key: str, factor: float) -> None:
         axes.plot(
             [value for value, _ in points],
             [row[key] * factor for _, row in points],
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
             markersize=5,
             linewidth=2.4 if automatic else 1.2,
             linestyle="-" if points[0][1]["backend"] else "--",

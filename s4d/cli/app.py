@@ -24,6 +24,7 @@ from s4d.cli import (
     evaluate,
     golden,
     profile_data,
+    profile_scaling,
     replay,
     report,
     status,
@@ -71,7 +72,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
             "zero": bench_zero.zero,
         },
     ),
-    "profile": ("Measure where time goes.", {"data": profile_data.data}),
+    "profile": ("Measure where time goes.", {"data": profile_data.data, "scaling": profile_scaling.scaling}),
     "config": (
         "Show, document and compare configurations.",
         {"show": config.show, "schema": config.schema, "diff": config.diff},

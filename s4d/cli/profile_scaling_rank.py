@@ -1,0 +1,173 @@
+"""One rank of `s4d profile scaling`: the training loop itself over a few steps, with a clock where telemetry would be.
+
+Started by `s4d.cli.profile_scaling` as `python -m s4d.cli.profile_scaling_rank JOB`, a JSON file with configurations to
+run one after another, and the variables of a launcher; rank 0 writes what it found to the file that the job names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NoReturn, cast
+
+import torch
+
+from engine.ds_engine import build_engine
+from engine.ema import MovingAverage
+from engine.failure import leave, report
+from engine.loop import Training
+from engine.runtime import Runtime, start_runtime
+from engine.schedule import build_schedule
+from engine.step_guard import StepGuard
+from engine.stop import StopRequest
+from s4d.analysis.scaling.points import WARM_UP
+from s4d.analysis.scaling.synthetic import SyntheticBatches, synthetic_heads, synthetic_plan
+from s4d.cli.collectives import Traffic
+from s4d.config import Config
+from s4d.data.loader import TrainBatches, build_batches
+from s4d.errors import DataError
+from s4d.tasks import build_task, restore_task
+
+
+class Clock:
+    """Stands where the loop has its telemetry: notes the ends of steps, and starts counting after the warm-up."""
+
+    def __init__(self, traffic: Traffic, device: torch.device) -> None:
+        self._traffic = traffic
+        self._device = device
+        self._ends: list[Any] = []
+        self._data: list[float] = []
+
+    def waited(self, seconds: float) -> None:
+        """Time that the loop spent waiting for a batch."""
+        self._data.append(seconds)
+
+    def observe(self, step: int, *_: object, **__: object) -> None:
+        """The end of a step; the host does not wait for the device here, as in training between logged steps."""
+        if step < WARM_UP:
+            return
+        if step == WARM_UP:
+            self._traffic.waiting.take()
+            self._traffic.take()
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._ends.append(event)
+        else:
+            self._ends.append(time.perf_counter())
+
+    def found(self) -> dict[str, Any]:
+        """Seconds of every step after the warm-up; of data and collectives a step; messages of all these steps."""
+        steps = len(self._ends) - 1
+        collectives = self._traffic.waiting.take() / steps
+        pairs = zip(self._ends[:-1], self._ends[1:], strict=True)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            seconds = [first.elapsed_time(last) / 1e3 for first, last in pairs]
+        else:
+            seconds = [last - first for first, last in pairs]
+        return {
+            "step_seconds": seconds,
+            "collective_seconds": collectives,
+            "data_seconds": fmean(self._data[WARM_UP:]),
+            "traffic": self._traffic.take(),
+        }
+
+    def counters(self) -> dict[str, int]:
+        """Nothing is logged."""
+        return {}
+
+    def saved(self, seconds: float) -> None:
+        """Nothing is saved."""
+
+
+class NoCheckpoints:
+    """Stands where the loop has its checkpoints, and writes none."""
+
+    def settle(self) -> None: ...
+
+    def hold_updates(self) -> None: ...
+
+    def save(self, step: int, **_: object) -> None: ...
+
+
+def measure(config: Config, runtime: Runtime, traffic: Traffic, *, synthetic: bool) -> dict[str, Any]:
+    """What one configuration does on these ranks; collective, the result is rank 0's."""
+    batches: TrainBatches | SyntheticBatches
+    if synthetic:
+        plan = synthetic_plan(config, world_size=runtime.world_size)
+        described = {"loss_weights": plan.loss_weights(), "classes": synthetic_heads(config)}
+        task = restore_task(config, described, device=runtime.device)
+        batches = SyntheticBatches(config, plan, runtime.rank)
+    else:
+        task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
+        batches = build_batches(config, runtime.rank, runtime.world_size, runtime.device)
+    engine, state = build_engine(task, config, runtime)
+    average = MovingAverage(state, config.optim.ema)
+    clock = Clock(traffic, runtime.device)
+    training = Training(
+        engine=engine,
+        task=task,
+        batches=batches,
+        runtime=runtime,
+        settings=config.engine,
+        schedule=build_schedule(config.optim, samples_per_step=1, total_steps=batches.total_steps),
+        average=average,
+        guard=StepGuard(
+            engine, runtime=runtime, most_skipped=0, diagnose=_refuse, on_good=average.update, on_bad=_refuse
+        ),
+        checkpoints=cast(Any, NoCheckpoints()),
+        telemetry=cast(Any, clock),
+        stop=StopRequest(),
+        note_choices=_nothing,
+        still_ours=_nothing,
+    )
+    try:
+        training.run(0)
+        found = runtime.gather({**clock.found(), "threads": torch.get_num_threads()})
+    finally:
+        batches.close()
+    engine.destroy()
+    return {
+        # A step is over when its last rank is done.
+        "step_seconds": [max(each) for each in zip(*(one["step_seconds"] for one in found), strict=True)],
+        "collective_seconds": fmean(one["collective_seconds"] for one in found),
+        "data_seconds": max(one["data_seconds"] for one in found),
+        "traffic": found[0]["traffic"],
+        "threads": found[0]["threads"],
+        "samples": sum(batches.samples_per_step.values()),
+        "sizes": [torch.Size(each).numel() for each in state.shapes.values()],
+    }
+
+
+def _nothing() -> None:
+    return
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise DataError("a step of the run to be measured is not finite")
+
+
+def main(job: dict[str, Any]) -> None:
+    """Measure all configurations one after another."""
+    traffic = Traffic(on_gpu=job["device"] == "cuda")
+    traffic.watch()
+    runtime = start_runtime()
+    found = []
+    for text in job["configs"]:
+        config = Config.model_validate_json(text, strict=True)
+        found.append(measure(config, runtime, traffic, synthetic=job["synthetic"]))
+    if runtime.rank == 0:
+        Path(job["target"]).write_text(json.dumps(found))
+    runtime.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(json.loads(Path(sys.argv[1]).read_text()))
+    except BaseException as error:
+        leave(report(error))
+    leave(0)
