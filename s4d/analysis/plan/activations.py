@@ -1,0 +1,185 @@
+"""Activations of one micro batch on one rank: bytes kept for the backward, and the most at any time.
+
+The models are told to a `Tape` op by op, with what the autograd functions of each backend save and what torch's own
+save: a linear layer and a layer norm their input (and the norm two numbers per row), GELU its input, an addition
+nothing. Weights, their gradients and the batch itself are not part of it.
+
+Letters: T tokens of a stream, V visible ones, M predicted ones, D width, E experts, k chosen, R = T k slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from s4d.analysis.plan.experts import tell_experts
+from s4d.analysis.plan.pixels import tell_loss, tell_patches
+from s4d.analysis.plan.stream import FP32, Backends, Stream
+from s4d.analysis.plan.tape import Tape, Value
+from s4d.analysis.step_work import MODALITIES
+from s4d.models.sizes import Architecture
+
+# What the ops pick by themselves on a GPU and on a CPU, and plain PyTorch in their place.
+FAMILIES: dict[str, Backends] = {
+    "triton": Backends(attention="triton", moae="triton", patch="triton", reconstruction="triton"),
+    "cpu": Backends(attention="native", moae="per_expert", patch="native", reconstruction="native"),
+    "cpu fp32": Backends(attention="grouped", moae="per_expert", patch="native", reconstruction="native"),
+    "plain": Backends(attention="sdpa", moae="grouped", patch="reference", reconstruction="reference"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Activations:
+    """Bytes: `kept` when the forward ends, `peak` at most in forward and backward."""
+
+    kept: int
+    peak: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Samples of each modality in a micro batch of one rank, and the tokens of one that the encoder sees."""
+
+    samples: Mapping[str, int]
+    kept: Mapping[str, int]
+
+    def runs(self, arch: Architecture) -> list[tuple[str, int, int, int]]:
+        """Modality, samples, seen tokens and all tokens of a sample, of the modalities that are there."""
+        return [
+            (name, self.samples[name], self.kept[name], arch.tokens(name))
+            for name in MODALITIES
+            if self.samples.get(name)
+        ]
+
+
+def activations(
+    arch: Architecture,
+    task: str,
+    batch: MicroBatch,
+    *,
+    family: str = "triton",
+    element_bytes: int = 2,
+    drop_path: bool = False,
+    keeps_gradients: bool = False,
+) -> Activations:
+    """Of one forward and backward with a row of `FAMILIES`; `keeps_gradients` counts the weights' gradients too."""
+    tape = Tape(keeps_gradients=keeps_gradients)
+    tell = _pretrain if task == "pretrain" else _finetune
+    tell(tape, arch, batch, Settings(backends=FAMILIES[family], element=element_bytes, drop_path=drop_path))
+    kept = tape.live
+    tape.backward()
+    return Activations(kept=kept, peak=tape.peak)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Backends, bytes of an element, and whether branches are dropped."""
+
+    backends: Backends
+    element: int
+    drop_path: bool
+
+
+def _pretrain(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Settings) -> None:
+    runs, size = batch.runs(arch), settings.element
+    seen = Stream(tape, settings.backends, [(count, kept) for _, count, kept, _ in runs], arch.embed_dim, size)
+    whole = [(count, length) for _, count, _, length in runs]
+    decoder = Stream(tape, settings.backends, whole, arch.decoder_embed_dim, size)
+    tokens, x = _embedded(tape, arch, runs, seen, settings)
+    for _ in range(arch.depth):
+        x = _block(seen, x, arch.mlp_ratio, arch.num_heads, settings)
+    visible = seen.norm(x)
+    tape.release(x)
+    bridged = seen.linear(visible, arch.decoder_embed_dim, bias=False)
+    tape.release(visible)
+    filled = _filled(decoder, bridged)
+    for _ in range(arch.decoder_depth):
+        filled = _block(decoder, filled, arch.mlp_ratio, arch.decoder_num_heads, settings)
+    masked = sum(count * (length - kept) for _, count, kept, length in runs)
+    predicted = Stream(tape, settings.backends, [(masked, 1)], arch.decoder_embed_dim, size)
+    # Index selection keeps its indices, which are the batch's; back it fills a stream with zeros.
+    wanted = tape.op([filled], predicted.row_bytes)
+    hidden = predicted.norm(wanted)
+    tape.release(wanted, filled)
+    sums = []
+    for _, count, kept, length in runs:
+        span = tape.op([hidden], count * (length - kept) * arch.decoder_embed_dim * size, view=True)
+        sums.append(tell_loss(predicted, span, arch, count * (length - kept)))
+        tape.release(span)
+    tape.op(sums, FP32)
+    # The model's forward holds on to two more names to its end.
+    tape.release(hidden, tokens, bridged, *sums)
+
+
+def _finetune(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Settings) -> None:
+    runs, size = batch.runs(arch), settings.element
+    stream = Stream(tape, settings.backends, [(count, length) for _, count, _, length in runs], arch.embed_dim, size)
+    tokens, x = _embedded(tape, arch, runs, stream, settings)
+    with_experts = arch.experts.layers if arch.experts is not None else ()
+    for layer in range(arch.depth):
+        x = _block(stream, x, arch.mlp_ratio, arch.num_heads, settings, arch if layer in with_experts else None)
+    # The mean over tokens in float32; back each run fills a whole stream with zeros around its share.
+    wide = x if size >= FP32 else tape.op([x], stream.tokens * arch.embed_dim * FP32)
+    means = []
+    for _, count, _, length in runs:
+        run = tape.op([wide], count * length * arch.embed_dim * FP32, view=True)
+        means.append(tape.op([run], count * arch.embed_dim * FP32))
+        tape.release(run)
+    if wide is not x:
+        tape.release(wide)
+    tape.release(x, tokens)
+    tape.op(means, sum(mean.size for mean in means))
+    tape.release(*means)
+
+
+def _embedded(
+    tape: Tape, arch: Architecture, runs: list[tuple[str, int, int, int]], stream: Stream, settings: Settings
+) -> tuple[Value, Value]:
+    """Tokens, one embedding per modality joined, and the same with their positions."""
+    parts = [
+        tell_patches(tape, settings.backends.patch, arch, name, count, count * kept, settings.element)
+        for name, count, kept, _ in runs
+    ]
+    tokens = tape.op(parts, stream.row_bytes, grads=[part.size for part in parts])
+    tape.release(*parts)
+    places = stream.tokens * arch.embed_dim * FP32 + (stream.row_bytes if settings.element < FP32 else 0)
+    x = tape.op([tokens], stream.row_bytes, grads=[None], scratch=places)
+    return tokens, x
+
+
+def _filled(decoder: Stream, bridged: Value) -> Value:
+    """The decoder's stream: mask tokens everywhere, visible tokens in their places, positions added."""
+    tape, size = decoder.tape, decoder.row_bytes
+    filled = tape.op([bridged], size, back_scratch=size)
+    places = decoder.tokens * decoder.width * FP32 + (size if decoder.element < FP32 else 0)
+    placed = tape.op([filled], size, grads=[None], scratch=places)
+    tape.release(filled)
+    return placed
+
+
+def _block(
+    stream: Stream, x: Value, ratio: int, heads: int, settings: Settings, arch: Architecture | None = None
+) -> Value:
+    """One block, which takes the name `x` over; with `arch` its experts run beside the MLP."""
+    tape = stream.tape
+    normed = stream.norm(x)
+    qkv = stream.linear(normed, 3 * stream.width)
+    tape.release(normed)
+    mixed = stream.attend(qkv, heads)
+    branch = stream.linear(mixed, stream.width)
+    tape.release(qkv, mixed)
+    between = stream.add(x, branch, settings.drop_path)
+    y = stream.norm(between)
+    wide = stream.linear(y, ratio * stream.width)
+    active = tape.op([wide], wide.size, saves=[wide])
+    tape.release(wide)
+    mlp = stream.linear(active, stream.width, inputs=ratio * stream.width)
+    # Until here the first branch has its name.
+    tape.release(active, branch)
+    if arch is not None:
+        served = tell_experts(stream, y, mlp, arch)
+        tape.release(mlp)
+        mlp = served
+    out = stream.add(between, mlp, settings.drop_path)
+    tape.release(mlp, between, y, x)
+    return out
