@@ -137,7 +137,9 @@ def _embedded(
 ) -> tuple[Value, Value]:
     """Tokens, one embedding per modality joined, and the same with their positions."""
     parts = [
-        tell_patches(tape, settings.backends.patch, arch, name, count, count * kept, settings.element)
+        tell_patches(
+            tape, settings.backends.patch, arch, name, samples=count, tokens=count * kept, size=settings.element
+        )
         for name, count, kept, _ in runs
     ]
     tokens = tape.op(parts, stream.row_bytes, grads=[part.size for part in parts])

@@ -18,7 +18,7 @@ def _own_values(arch: Architecture, modality: str) -> int:
 
 
 def tell_patches(
-    tape: Tape, backend: str, arch: Architecture, modality: str, samples: int, tokens: int, size: int
+    tape: Tape, backend: str, arch: Architecture, modality: str, *, samples: int, tokens: int, size: int
 ) -> Value:
     """Embedding of `tokens` tokens of one modality, (M, D); pixels have no gradient, and are the batch's."""
     output = tokens * arch.embed_dim * size

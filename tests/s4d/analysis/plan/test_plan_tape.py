@@ -11,11 +11,11 @@ def test_what_is_saved_lives_until_its_backward_and_the_rest_until_its_name_goes
     y = tape.op([x], 20, saves=[x], keeps=3)
     tape.release(x)
     assert tape.live == 33
-    z = tape.op([y], 5)
+    tape.op([y], 5)
     tape.release(y)
     assert tape.live == 18 and tape.peak == 38
     tape.backward()
-    # The gradient of z, then of y, then of x, which stays with its caller.
+    # The gradient of the last one, then of y, then of x, which stays with its caller.
     assert tape.live == 5 + 10
 
 
