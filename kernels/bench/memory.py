@@ -52,7 +52,7 @@ def _bytes(tensors: tuple[Tensor, ...]) -> int:
 
 def _allocations(call: Callable[[], object]) -> Iterator[int]:
     """Bytes of each allocation (positive) and release (negative) during ``call``, in order."""
-    with _quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         call()
     results = record.profiler.kineto_results if record.profiler is not None else None
     if results is None:
@@ -63,7 +63,7 @@ def _allocations(call: Callable[[], object]) -> Iterator[int]:
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """The profiler's library announces each start and stop there, whatever its log level."""
     sys.stderr.flush()
     kept = os.dup(2)

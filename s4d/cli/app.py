@@ -25,6 +25,7 @@ from s4d.cli import (
     golden,
     profile_data,
     profile_scaling,
+    profile_step,
     replay,
     report,
     status,
@@ -72,7 +73,10 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
             "zero": bench_zero.zero,
         },
     ),
-    "profile": ("Measure where time goes.", {"data": profile_data.data, "scaling": profile_scaling.scaling}),
+    "profile": (
+        "Measure where time goes.",
+        {"data": profile_data.data, "step": profile_step.step, "scaling": profile_scaling.scaling},
+    ),
     "config": (
         "Show, document and compare configurations.",
         {"show": config.show, "schema": config.schema, "diff": config.diff},

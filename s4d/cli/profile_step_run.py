@@ -1,0 +1,266 @@
+"""Runs the steps that `s4d profile step` looks at: the engine's own loop, one rank, nothing written.
+
+In turn: warm-up; steps as they are, for the rates; steps under the profiler, for the split; one with stacks and every
+allocation, for the places where the host waits. What the loop tells its telemetry is the clock.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from engine.ds_engine import build_engine
+from engine.ema import MovingAverage
+from engine.loop import Training
+from engine.runtime import Runtime
+from engine.schedule import build_schedule
+from engine.step_guard import StepGuard
+from engine.stop import StopRequest
+from kernels.bench.memory import quiet_stderr
+from kernels.launch import recording
+from s4d.analysis.step_profile.load import Load, batch_load
+from s4d.analysis.step_profile.marks import PREFIX, STEP, Marks, deepspeed_calls, marked_calls, marked_model
+from s4d.analysis.step_profile.trace import Trace, read_trace
+from s4d.config import Config
+
+# The first step of ZeRO 3 records the order of the modules; allocators and choices of backends settle.
+WARM = 3
+PROFILED = 2
+EMPTY = Trace(spans=(), work=(), allocations=())
+
+
+def steps_in_all(steps: int) -> int:
+    """Steps of a profile that measures `steps` undisturbed ones: warm-up, these, settling, profiled, stacks."""
+    return WARM + steps + 1 + PROFILED + 1
+
+
+@dataclass(kw_only=True)
+class Found:
+    """What was measured; times in seconds, memory in bytes. `loads` has the micro batches of each step."""
+
+    step_seconds: float = 0.0
+    all_steps: list[float] = field(default_factory=list)
+    trace: Trace = EMPTY
+    stacks: Trace = EMPTY
+    loads: list[list[Load]] = field(default_factory=list)
+    triton: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    parameters: int = 0
+
+
+class Watched:
+    """The run's batches: waiting for one is marked, and what it holds is noted."""
+
+    def __init__(self, batches: Any, marks: Marks, load_of: Any) -> None:
+        self._batches = batches
+        self._marks = marks
+        self._load_of = load_of
+        self.loads: list[list[Load]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+    def steps(self, start: int) -> Iterator[list[Any]]:
+        """The steps from `start` on."""
+        stream = self._batches.steps(start)
+        while True:
+            with self._marks.inside("data wait"):
+                step = next(stream, None)
+            if step is None:
+                return
+            self.loads.append([self._load_of(batch) for batch in step])
+            yield step
+
+
+class MarkedTraining(Training):
+    """The loop with its two halves marked; what lies deeper is marked where it is called."""
+
+    __slots__ = ()
+    marks = Marks()
+
+    def next_batches(self, stream: Iterator[list[Any]]) -> list[Any] | None:
+        """As the loop has it."""
+        with self.marks.inside("host to device"):
+            return Training.next_batches(self, stream)
+
+    def optimizer_step(self, step: int, micro_batches: list[Any]) -> Any:
+        """As the loop has it."""
+        with self.marks.inside("optimizer"):
+            return Training.optimizer_step(self, step, micro_batches)
+
+
+class Silent:
+    """Stands for checkpoints, which a profile has none of."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+class Clock(Silent):
+    """Stands for the telemetry, which hears of every step: moves the passes on."""
+
+    def __init__(self, passes: Generator[None, None, None]) -> None:
+        self._passes = passes
+        next(passes)
+
+    def observe(self, *_: Any, **__: Any) -> None:
+        """A step is over."""
+        next(self._passes, None)
+
+    def skipped(self, step: int, reason: str) -> None:
+        """Never called: the guard allows no skipped step."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One profile: what runs, and where results are kept meanwhile."""
+
+    config: Config
+    task: Any
+    batches: Any
+    runtime: Runtime
+    steps: int
+    folder: Path
+    snapshot: Path | None = None
+
+    def run(self) -> Found:
+        """All passes."""
+        marks = MarkedTraining.marks
+        arch, task = self.task.arch, self.config.task
+        classes = sum(len(names) for names in getattr(self.task, "classes", {}).values())
+        precision = self.config.engine.precision
+        watched = Watched(self.batches, marks, lambda batch: batch_load(arch, task, precision, classes, batch))
+        engine, state = build_engine(self.task, self.config, self.runtime)
+        found = Found()
+        found.parameters = sum(torch.Size(shape).numel() for shape in state.shapes.values())
+        average = MovingAverage(state, self.config.optim.ema)
+        training = MarkedTraining(
+            engine=engine,
+            task=self.task,
+            batches=watched,
+            runtime=self.runtime,
+            settings=self.config.engine,
+            schedule=build_schedule(
+                self.config.optim,
+                samples_per_step=sum(self.batches.samples_per_step.values()),
+                total_steps=self.batches.total_steps,
+            ),
+            average=average,
+            guard=StepGuard(
+                engine,
+                runtime=self.runtime,
+                most_skipped=0,
+                diagnose=lambda *_, **__: "loss or gradient",
+                on_good=average.update,
+                on_bad=lambda *_: None,
+            ),
+            checkpoints=Silent(),  # type: ignore[arg-type]
+            telemetry=Clock(self._passes(engine, marks, found)),  # type: ignore[arg-type]
+            stop=StopRequest(),
+            note_choices=lambda: None,
+            still_ours=lambda: None,
+        )
+        training.run(0)
+        found.loads = watched.loads[WARM : WARM + self.steps]
+        return found
+
+    def _passes(self, engine: Any, marks: Marks, found: Found) -> Generator[None, None, None]:
+        for _ in range(WARM):
+            yield
+        yield from self._undisturbed(found)
+        calls = [*deepspeed_calls(engine), (self.task, "forward", "head and loss")]
+        with marked_model(self.task.module, marks), marked_calls(calls, marks):
+            with self._profiled(self.folder / "trace.json", marks, stacks=False):
+                yield
+                self._wait()
+                for number in range(PROFILED):
+                    with record_function(PREFIX + STEP):
+                        yield
+                        if number + 1 == PROFILED:
+                            self._wait()
+            with ExitStack() as stack:
+                stack.enter_context(self._profiled(self.folder / "stacks.json", marks, stacks=True))
+                launches = stack.enter_context(recording())
+                if self.snapshot is not None:
+                    stack.enter_context(_recorded_memory(self.snapshot))
+                with record_function(PREFIX + STEP):
+                    yield
+                    self._wait()
+                for launch in launches:
+                    found.triton[launch.name] = found.triton.get(launch.name, 0) + 1
+                launches.clear()
+        found.trace, found.stacks = (read_trace(self.folder / name) for name in ("trace.json", "stacks.json"))
+
+    def _undisturbed(self, found: Found) -> Generator[None, None, None]:
+        on_gpu = self.runtime.device.type == "cuda"
+        self._wait()
+        if on_gpu:
+            found.memory["between_steps"] = torch.cuda.memory_allocated(self.runtime.device)
+            torch.cuda.reset_peak_memory_stats(self.runtime.device)
+        times = [time.perf_counter()]
+        for _ in range(self.steps):
+            yield
+            times.append(time.perf_counter())
+        self._wait()
+        found.step_seconds = (time.perf_counter() - times[0]) / self.steps
+        found.all_steps = [end - start for start, end in pairwise(times)]
+        if on_gpu:
+            found.memory["peak_allocated"] = torch.cuda.max_memory_allocated(self.runtime.device)
+            found.memory["peak_reserved"] = torch.cuda.max_memory_reserved(self.runtime.device)
+
+    @contextmanager
+    def _profiled(self, path: Path, marks: Marks, *, stacks: bool) -> Iterator[None]:
+        activities = [ProfilerActivity.CPU]
+        if self.runtime.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        record = profile(activities=activities, with_stack=stacks, profile_memory=stacks)
+        with quiet_stderr():
+            record.start()
+        marks.active = True
+        try:
+            yield
+        finally:
+            marks.active = False
+            self._wait()
+            with quiet_stderr():
+                record.stop()
+        record.export_chrome_trace(str(path))
+
+    def _wait(self) -> None:
+        if self.runtime.device.type == "cuda":
+            torch.cuda.synchronize(self.runtime.device)
+
+
+@contextmanager
+def _recorded_memory(target: Path) -> Iterator[None]:
+    """Keep every allocation of the CUDA allocator with its stack, and write them at the end."""
+    torch.cuda.memory._record_memory_history()
+    try:
+        yield
+        torch.cuda.memory._dump_snapshot(str(target))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+
+
+def profile_steps(
+    config: Config, task: Any, batches: Any, runtime: Runtime, *, steps: int, keep: Sequence[Path | None]
+) -> tuple[Found, list[bytes | None]]:
+    """Run the passes; `keep` are the wishes for the trace and the memory snapshot, whose contents come back."""
+    with tempfile.TemporaryDirectory(prefix="s4d-profile-") as name:
+        folder = Path(name)
+        snapshot = folder / "memory.pickle" if keep[1] is not None else None
+        session = Session(
+            config=config, task=task, batches=batches, runtime=runtime, steps=steps, folder=folder, snapshot=snapshot
+        )
+        found = session.run()
+        files = [folder / "trace.json" if keep[0] is not None else None, snapshot]
+        return found, [file.read_bytes() if file is not None else None for file in files]
