@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report demo clean distclean
+.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report bench-compare demo clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -96,6 +96,11 @@ DEVICE ?= cuda
 REPORT_OPTIONS ?=
 gpu-report: ## benchmarks, step profile and GPU tests of this machine's GPU, under 10 minutes, into one JSON
 	$(PY) -c 'import sys; from s4d.cli import main; sys.exit(main())' bench gpu-report --device $(DEVICE) $(REPORT_OPTIONS)
+
+BASE ?= HEAD
+COMPARE_OPTIONS ?=
+bench-compare: env ## is the working tree over 5 % slower than a revision, both timed in turn? BASE=<rev>
+	$(VENV)/bin/s4d bench compare --base $(BASE) $(COMPARE_OPTIONS)
 
 # ---- demonstration: each long step leaves a marker, so that a second call continues where the first ended ----
 

@@ -8,6 +8,7 @@ import typer
 
 from s4d.cli import (
     bench,
+    bench_compare,
     bench_compile,
     bench_projection,
     bench_report,
@@ -71,6 +72,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
             "gpu-report": bench_report.gpu_report,
             "compile": bench_compile.compile_kernels,
             "zero": bench_zero.zero,
+            "compare": bench_compare.compare,
         },
     ),
     "profile": (
