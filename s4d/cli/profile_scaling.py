@@ -97,16 +97,19 @@ def scaling(
         print_json(document)
     else:
         show(document)
-    if json is not None and json != "-":
-        from s4d.analysis.scaling.plot import draw_scaling
-        from s4d.cli.bench_files import write_document
-
-        path = Path(json)
-        write_document(path, document)
-        draw_scaling(document, path.with_suffix(".png"))
-        print_lines([f"results: {relative(path)}, {relative(path.with_suffix('.png'))}"])
+        if json is not None:
+            _write(document, Path(json))
     if not all(row["messages_agree"] for row in document["rows"]):
         raise typer.Exit(1)
+
+
+def _write(document: dict[str, Any], path: Path) -> None:
+    from s4d.analysis.scaling.plot import draw_scaling
+    from s4d.cli.bench_files import write_document
+
+    write_document(path, document)
+    draw_scaling(document, path.with_suffix(".png"))
+    print_lines([f"results: {relative(path)}, {relative(path.with_suffix('.png'))}"])
 
 
 def _numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
