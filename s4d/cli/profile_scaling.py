@@ -53,6 +53,7 @@ class Study:
 
 
 def scaling(
+    *,
     config: Annotated[Path, typer.Option(help="Configuration file.", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     ranks: Annotated[str, typer.Option(help="Numbers of ranks, separated by commas.")] = "1,2,4",
