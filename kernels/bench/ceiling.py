@@ -16,14 +16,17 @@ _CPU_COPY_BYTES = 256 << 20
 _REPEATS = 5
 
 
-def measure_ceiling(device: torch.device, dtypes: tuple[torch.dtype, ...], *, quick: bool = False) -> dict[str, float]:
+def measure_ceiling(
+    device: torch.device, dtypes: tuple[torch.dtype, ...], *, quick: bool = False, side: int | None = None
+) -> dict[str, float]:
     """FLOP/s of a square product per dtype (``matmul_<dtype>``) and bytes per second of a copy (``copy``).
 
     On a GPU also ``graph_seconds``, what timing adds to a captured call.
-    The best of several repeats: a limit, not a typical value. ``quick`` is for tests, on tiny sizes.
+    The best of several repeats: a limit, not a typical value. ``side`` is that of the product, ``quick`` is for tests,
+    on tiny sizes.
     """
     on_cpu = device.type == "cpu"
-    side = 128 if quick else (_CPU_SIDE if on_cpu else _CUDA_SIDE)
+    side = 128 if quick else side or (_CPU_SIDE if on_cpu else _CUDA_SIDE)
     ceiling = {}
     for dtype in dtypes:
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from s4d.analysis.bench_step import CASES, STEP
+from s4d.analysis.bench_step import CASES
 from s4d.analysis.profile_files import Files, profile_config
+from s4d.analysis.step_peers.ours import bare
+from s4d.analysis.step_peers.side import build_trial
 from s4d.data.loader import build_batches
 
 CASE = "pretrain_192_192"
@@ -36,11 +38,11 @@ def gpu_wait(
     The step of the benchmark's `case` runs on its own batch in the device's memory; the batches that arrive have as
     many images and clips, and are copied to the device beside it.
     """
-    inputs = CASES[case].inputs(device, torch.bfloat16)
-    run = next(iter(STEP.peers(CASES[case]))).build(inputs)
+    shape = CASES[case].shape
+    side = bare(build_trial(CASES[case], device), "bf16")
     config = profile_config(
         files.distinct if caches else files.manifests,
-        {"image": inputs.shape.images, "video": inputs.shape.clips},
+        shape.samples,
         crop="recipe",
         steps=WARM + steps,
         workers=workers,
@@ -58,7 +60,7 @@ def gpu_wait(
             arrived = time.perf_counter()
             for batch in packed:
                 batch.to(device)
-            run.backward(run.outputs())
+            side.step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             waited.append(arrived - start)

@@ -12,6 +12,7 @@ from s4d.cli import (
     bench_compile,
     bench_projection,
     bench_report,
+    bench_step,
     bench_zero,
     checkpoint,
     config,
@@ -68,6 +69,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         "Measure and check the kernels.",
         {
             **{name: bench.command_for(name) for name in bench.COMMANDS},
+            "step": bench_step.step,
             "projection": bench_projection.projection,
             "gpu-report": bench_report.gpu_report,
             "compile": bench_compile.compile_kernels,

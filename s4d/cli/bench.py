@@ -24,12 +24,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "moae": ("moae", "moae_plan"),
     "patch": ("patch",),
     "reconstruction": ("reconstruction",),
-    "step": ("step",),
     "all": ("attention", "tile_map", "moae", "moae_plan", "patch", "reconstruction"),
 }
 _HELP = {
     "all": "Check and time every op beside its rivals; exit 1 if a backend's results are wrong.",
-    "step": "Time whole training steps, with our backends and with plain PyTorch in their place.",
 }
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -85,8 +83,8 @@ def command_for(name: str) -> Callable[..., None]:
         options = Options(
             device=chosen_device(device),
             dtypes=_dtypes(dtype),
-            cases=_patterns(cases),
-            peers=_patterns(peers),
+            cases=patterns(cases),
+            peers=patterns(peers),
             repeats=repeats,
             tiles=tiles,
         )
@@ -99,10 +97,6 @@ def command_for(name: str) -> Callable[..., None]:
 
 
 def _ops(name: str) -> list[Op]:
-    if name == "step":
-        from s4d.analysis.bench_step import STEP
-
-        return [STEP]
     from kernels.bench.ops import OPS
 
     return [OPS[op] for op in COMMANDS[name]]
@@ -124,14 +118,15 @@ def chosen_device(name: str | None) -> torch.device:
 def _dtypes(text: str | None) -> tuple[torch.dtype, ...]:
     import torch
 
-    names = _patterns(text)
+    names = patterns(text)
     for name in names:
         if name not in _DTYPES:
             raise UsageError(f"--dtype: expected some of {', '.join(_DTYPES)}, got {name!r}")
     return tuple(getattr(torch, _DTYPES[name]) for name in names)
 
 
-def _patterns(text: str | None) -> tuple[str, ...]:
+def patterns(text: str | None) -> tuple[str, ...]:
+    """Names or patterns of an option, separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 

@@ -26,6 +26,20 @@ from s4d.cli.output import print_lines, print_table, relative
 _ROOT = Path(__file__).resolve().parents[2]
 _REHEARSAL = Path("runs") / "gpu-report"
 _TAIL = 4000
+# What a rehearsal makes of a configuration that is profiled, whatever its sources are called.
+_LITTLE = (
+    "--steps=1",
+    "--quick-ceiling",
+    "model.depth=2",
+    "model.embed_dim=32",
+    "model.num_heads=2",
+    "model.decoder_embed_dim=32",
+    "model.decoder_depth=1",
+    "model.decoder_num_heads=2",
+    "model.moae.first_layer=1",
+    "model.image_size=32",
+    "model.num_frames=4",
+)
 _ENTRY = "import sys; from s4d.cli import main; sys.exit(main())"
 # Left for writing the document when the last part uses up its time.
 _RESERVE = 10.0
@@ -33,11 +47,16 @@ _RESERVE = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One process: a name, the benchmark it runs (None for the tests), and its most seconds."""
+    """One process: a name, the benchmark it runs (None for other commands), its most seconds, and options of its own.
+
+    `profile` names the configuration whose steps are profiled, on random pixels. The tests are neither.
+    """
 
     name: str
     bench: str | None
     limit: float
+    options: tuple[str, ...] = ()
+    profile: str | None = None
 
 
 # Benchmarks first: each checks its results before it times them. The tests get what is left of the whole.
@@ -46,7 +65,11 @@ PARTS = (
     Part(name="moae", bench="moae", limit=90),
     Part(name="reconstruction", bench="reconstruction", limit=60),
     Part(name="patch", bench="patch", limit=30),
-    Part(name="step", bench="step", limit=70),
+    Part(name="step", bench="step", limit=70, options=("--peers", "engine,bare,release-eager")),
+    # Compiling takes longer than all else of a step; what is not compiled in time is missing alone.
+    Part(name="step_compiled", bench="step", limit=120, options=("--peers", "engine,compile-*")),
+    Part(name="profile_pretrain", bench=None, limit=60, profile="configs/pretrain/s4d_vit_base_vox2_affectnet.yaml"),
+    Part(name="profile_finetune", bench=None, limit=60, profile="configs/finetune/s4d_vit_base_dfew_affectnet7.yaml"),
     Part(name="tests", bench=None, limit=300),
 )
 
@@ -100,13 +123,11 @@ def _run(part: Part, device: str, logs: Path, seconds: float, extra: list[str]) 
     result.unlink(missing_ok=True)
     path = [os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    if part.bench is None:
-        command = [sys.executable, "-m", "pytest", *_TEST_OPTIONS, os.fspath(_ROOT / "tests")]
-        if device == "cuda":
-            environment["S4D_REQUIRE_GPU"] = "1"
-    else:
-        command = [sys.executable, "-c", _ENTRY, "bench", part.bench, "--device", device, "--json", os.fspath(result)]
-        command += ["--plots", os.fspath(logs), *extra]
+    command = _command(part, device, result, extra)
+    if command[1] == "-m" and device == "cuda":
+        environment["S4D_REQUIRE_GPU"] = "1"
+    if part.bench is not None and part.bench != "step":
+        command += ["--plots", os.fspath(logs)]
     start = time.monotonic()
     state = _wait(command, environment, log, seconds)
     document = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None

@@ -120,12 +120,6 @@ def test_without_a_gpu_one_cannot_be_asked_for(
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_a_whole_step(tmp_path: Path) -> None:
-    assert main(["bench", "step", *TINY, "--json", str(tmp_path / "step.json")]) == 0
-    rows = read(tmp_path / "step.json")["rows"]
-    assert {row["peer"] for row in rows} == {"automatic", "plain"}
-
-
 def test_a_projection_is_labelled(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "projection", "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
