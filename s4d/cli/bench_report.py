@@ -23,11 +23,11 @@ import typer
 from s4d.cli.bench import Device, chosen_device
 from s4d.cli.output import print_lines, print_table, relative
 
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _REHEARSAL = Path("runs") / "gpu-report"
 _TAIL = 4000
 # What a rehearsal makes of a configuration that is profiled, whatever its sources are called.
-_LITTLE = (
+LITTLE = (
     "--steps=1",
     "--quick-ceiling",
     "model.depth=2",
@@ -39,6 +39,7 @@ _LITTLE = (
     "model.moae.first_layer=1",
     "model.image_size=32",
     "model.num_frames=4",
+    "data.mask_ratio={image: 0.5, video: 0.5}",
 )
 _ENTRY = "import sys; from s4d.cli import main; sys.exit(main())"
 # Left for writing the document when the last part uses up its time.
@@ -121,13 +122,11 @@ def _run(part: Part, device: str, logs: Path, seconds: float, extra: list[str]) 
         return {"name": part.name, "state": "not started: no time left", "seconds": 0.0}
     log, result = logs / f"{part.name}.log", logs / f"{part.name}.json"
     result.unlink(missing_ok=True)
-    path = [os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [os.fspath(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    command = _command(part, device, result, extra)
-    if command[1] == "-m" and device == "cuda":
+    if device == "cuda":
         environment["S4D_REQUIRE_GPU"] = "1"
-    if part.bench is not None and part.bench != "step":
-        command += ["--plots", os.fspath(logs)]
+    command = part_command(part, device, result, extra)
     start = time.monotonic()
     state = _wait(command, environment, log, seconds)
     document = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
@@ -142,11 +141,25 @@ def _run(part: Part, device: str, logs: Path, seconds: float, extra: list[str]) 
     }
 
 
+def part_command(part: Part, device: str, result: Path, extra: list[str]) -> list[str]:
+    """The process of a part; `extra` are options for every benchmark, in a rehearsal which cases."""
+    s4d = [sys.executable, "-c", _ENTRY]
+    wishes = ["--device", device, "--json", os.fspath(result), *part.options]
+    if part.bench is not None:
+        plots = ["--plots", os.fspath(result.parent)] if part.bench != "step" else []
+        return [*s4d, "bench", part.bench, *wishes, *extra, *plots]
+    if part.profile is not None:
+        config = os.fspath(ROOT / part.profile)
+        little = LITTLE if "--cases" in extra else ()
+        return [*s4d, "profile", "step", "--config", config, "--synthetic", *wishes, *little]
+    return [sys.executable, "-m", "pytest", *_TEST_OPTIONS, os.fspath(ROOT / "tests")]
+
+
 # The host may lack the plugins that the project's own settings name.
 _TEST_OPTIONS = (
     "-c",
     os.devnull,
-    f"--rootdir={_ROOT}",
+    f"--rootdir={ROOT}",
     "--import-mode=importlib",
     "-p",
     "no:cacheprovider",
@@ -160,7 +173,7 @@ def _wait(command: list[str], environment: Mapping[str, str], log: Path, seconds
     with log.open("wb") as stream:
         # A session of its own, so that what the part has started ends with it.
         process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT, start_new_session=True
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, start_new_session=True
         )
         try:
             status = process.wait(timeout=seconds)
