@@ -60,12 +60,15 @@ def step(
     """Profile training steps of a configuration: time by part, against what the machine could do."""
     from engine.failure import leave
     from s4d.atomic_files import write_atomically
+    from s4d.config import blamed_on
 
     target = chosen_device(device)
     if memory is not None and target.type != "cuda":
         raise UsageError("--memory: a snapshot is of a GPU's memory, this profile runs on a CPU")
-    chosen = _config(config, [*(overrides or []), *_quotas(config, overrides or [], batch or [])], steps)
-    document, files = _measured(chosen, target, steps, synthetic, [trace, memory], quick_ceiling)
+    wishes = [*(overrides or []), *_quotas(config, overrides or [], batch or [])]
+    chosen = _config(config, wishes, steps)
+    with blamed_on(config, wishes):
+        document, files = _measured(chosen, target, steps, synthetic, [trace, memory], quick_ceiling)
     document["run"]["config"] = os.fspath(config)
     for path, content in zip((trace, memory), files, strict=True):
         if path is not None and content is not None:

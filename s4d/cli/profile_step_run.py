@@ -164,40 +164,40 @@ class Session:
                 on_bad=lambda *_: None,
             ),
             checkpoints=Silent(),  # type: ignore[arg-type]
-            telemetry=Clock(self._passes(engine, marks, found)),  # type: ignore[arg-type]
+            telemetry=Clock(self._passes(marks, found)),  # type: ignore[arg-type]
             stop=StopRequest(),
             note_choices=lambda: None,
             still_ours=lambda: None,
         )
-        training.run(0)
+        calls = [*deepspeed_calls(engine), (self.task, "forward", "head and loss")]
+        with marked_model(self.task.module, marks), marked_calls(calls, marks):
+            training.run(0)
         found.loads = watched.loads[WARM : WARM + self.steps]
         return found
 
-    def _passes(self, engine: Any, marks: Marks, found: Found) -> Generator[None, None, None]:
+    def _passes(self, marks: Marks, found: Found) -> Generator[None, None, None]:
         for _ in range(WARM):
             yield
         yield from self._undisturbed(found)
-        calls = [*deepspeed_calls(engine), (self.task, "forward", "head and loss")]
-        with marked_model(self.task.module, marks), marked_calls(calls, marks):
-            with self._profiled(self.folder / "trace.json", marks, stacks=False):
-                yield
-                self._wait()
-                for number in range(PROFILED):
-                    with record_function(PREFIX + STEP):
-                        yield
-                        if number + 1 == PROFILED:
-                            self._wait()
-            with ExitStack() as stack:
-                stack.enter_context(self._profiled(self.folder / "stacks.json", marks, stacks=True))
-                launches = stack.enter_context(recording())
-                if self.snapshot is not None:
-                    stack.enter_context(_recorded_memory(self.snapshot))
+        with self._profiled(self.folder / "trace.json", marks, stacks=False):
+            yield
+            self._wait()
+            for number in range(PROFILED):
                 with record_function(PREFIX + STEP):
                     yield
-                    self._wait()
-                for launch in launches:
-                    found.triton[launch.name] = found.triton.get(launch.name, 0) + 1
-                launches.clear()
+                    if number + 1 == PROFILED:
+                        self._wait()
+        with ExitStack() as stack:
+            stack.enter_context(self._profiled(self.folder / "stacks.json", marks, stacks=True))
+            launches = stack.enter_context(recording())
+            if self.snapshot is not None:
+                stack.enter_context(_recorded_memory(self.snapshot))
+            with record_function(PREFIX + STEP):
+                yield
+                self._wait()
+            for launch in launches:
+                found.triton[launch.name] = found.triton.get(launch.name, 0) + 1
+            launches.clear()
         found.trace, found.stacks = (read_trace(self.folder / name) for name in ("trace.json", "stacks.json"))
 
     def _undisturbed(self, found: Found) -> Generator[None, None, None]:

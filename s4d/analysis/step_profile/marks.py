@@ -101,7 +101,10 @@ class Marks:
 
 @contextmanager
 def marked_model(model: nn.Module, marks: Marks) -> Iterator[None]:
-    """Mark the parts of a model's forward for the length of a block."""
+    """Mark the parts of a model's forward for the length of a block, while `marks` are active.
+
+    To be entered before the first forward: a compiled block that meets a hook only later is compiled again.
+    """
     handles = []
     for module, part, after in _modules(model):
         handles += _hooked(module, part, after, marks)
@@ -144,11 +147,11 @@ def _modules(model: nn.Module) -> Iterable[tuple[nn.Module, str, str | None]]:
 
 def _hooked(module: nn.Module, part: str, after: str | None, marks: Marks) -> list[Any]:
     def before(*_: Any) -> None:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and marks.active:
             marks.enter(part)
 
     def behind(*_: Any) -> None:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and marks.active:
             marks.leave(after)
 
     return [module.register_forward_pre_hook(before), module.register_forward_hook(behind)]

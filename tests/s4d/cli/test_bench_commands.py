@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kernels.moae.dense_all import moae as dense_all
 from s4d.analysis.bench_plots import draw_plots
 from s4d.cli import bench_report, main
 from s4d.cli.bench_report import Part
+from s4d.config import load
 
 TINY = ["--device", "cpu", "--cases", "tiny", "--repeats", "1", "--quick-ceiling"]
 
@@ -143,3 +145,25 @@ def test_a_report_records_parts_that_fail_and_goes_on(tmp_path: Path, monkeypatc
     assert states["fails"] == "failed with status 2" and "nonsense" in document["parts"][1]["tail"]
     assert states["works"] == "passed" and document["parts"][2]["document"]["rows"]
     assert document["ok"] is False
+
+
+PROFILES = [part for part in bench_report.PARTS if part.profile is not None]
+
+
+def test_a_step_of_each_task_is_profiled() -> None:
+    tasks = [load(bench_report.ROOT / str(part.profile)).task for part in PROFILES]
+    assert tasks == ["pretrain", "finetune"]
+    for part in PROFILES:
+        command = bench_report.part_command(part, "cuda", Path("out.json"), [])
+        assert command[3:5] == ["profile", "step"] and "--synthetic" in command
+        assert command[command.index("--device") + 1] == "cuda"
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("part", PROFILES, ids=lambda part: part.name)
+def test_a_rehearsal_profiles_little_models(part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_report, "PARTS", (replace(part, limit=200),))
+    arguments = ["--device", "cpu", "--cases", "tiny", "--out", str(tmp_path)]
+    assert main(["bench", "gpu-report", *arguments]) == 0
+    (found,) = read(tmp_path / "gpu-report.json")["parts"]
+    assert found["document"]["run"]["synthetic"] is True and found["document"]["parts"]["embed"]
