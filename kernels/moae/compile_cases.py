@@ -65,10 +65,10 @@ def _run(shape: _Shape, dtype: torch.dtype) -> None:
     noise = {
         "none": [],
         "values": [_meta(t, e)],
-        "key": [_meta(t, dtype=torch.int64), _meta(t, dtype=torch.int64)],
+        "key": [_meta(size, dtype=torch.int64) for size in (1, t, t)],
     }[shape.noise]
     experts = [_meta(*size, dtype=dtype) for size in ((e, h, d), (e, h), (e, d, h), (e, d))]
-    settings = Settings(top_k=shape.top_k, capacity=shape.capacity, key=2**62 + 1, groups=(0, t // 2, t)).flat()
+    settings = Settings(top_k=shape.top_k, capacity=shape.capacity, groups=(0, t // 2, t)).flat()
     found = Outputs(*forward(x, router, experts, noise, _meta(t, d, dtype=dtype) if shape.residual else None, settings))
     others = (found.logits, found.gates, found.prob_sums)
     grads = [found.output, *((None,) * 3 if shape.plain else others)]

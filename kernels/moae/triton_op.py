@@ -57,21 +57,20 @@ class Kept(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Numbers of one call as the ops take them; ``capacity`` -1 is none, ``key`` the 64 bits of the Philox key."""
+    """Numbers of one call as the ops take them; ``capacity`` -1 is none."""
 
     top_k: int
     capacity: int
-    key: int
     groups: tuple[int, ...]
 
     def flat(self) -> list[int]:
         """One list, for a schema."""
-        return [self.top_k, self.capacity, self.key, *self.groups]
+        return [self.top_k, self.capacity, *self.groups]
 
     @classmethod
     def of(cls, flat: list[int]) -> Settings:
         """The inverse of ``flat``."""
-        return cls(top_k=flat[0], capacity=flat[1], key=flat[2], groups=tuple(flat[3:]))
+        return cls(top_k=flat[0], capacity=flat[1], groups=tuple(flat[2:]))
 
     @property
     def limit(self) -> int | None:
@@ -91,11 +90,11 @@ def _experts(tensors: list[Tensor]) -> Experts:
     return Experts(fc1_weight=fc1, fc1_bias=fc1_bias, fc2_weight=fc2, fc2_bias=fc2_bias)
 
 
-def _noise(tensors: list[Tensor], key: int) -> Noise:
+def _noise(tensors: list[Tensor]) -> Noise:
     tensors = [tensor.contiguous() for tensor in tensors]
     if len(tensors) == 1:
         return Noise(values=tensors[0])
-    return Noise(sample_key=tensors[0], token=tensors[1], key=key) if tensors else Noise()
+    return Noise(key=tensors[0], sample_key=tensors[1], token=tensors[2]) if tensors else Noise()
 
 
 def forward(
@@ -106,12 +105,12 @@ def forward(
     residual: Tensor | None,
     settings: list[int],
 ) -> Outputs:
-    """Launch the forward. ``router``: weight and bias, twice with noise; ``noise``: none, values, or counters."""
+    """Launch the forward. ``router``: weight and bias, twice with noise; ``noise``: none, values, or key and counters."""
     call, x = Settings.of(settings), x.contiguous()
     _, all_columns = padded_experts(router[0].shape[0], bool(noise))
     tile = router_tile(architecture(x.device), x.dtype, all_columns)
     blocks = Blocks.of(call.groups, tile.tokens)
-    routed = router_forward(x, _router(router), _noise(noise, call.key), call.top_k, blocks)
+    routed = router_forward(x, _router(router), _noise(noise), call.top_k, blocks)
     plan, counts, prob_sums = plan_forward(
         routed.ids, routed.block_counts, routed.block_probs, call.limit, blocks, num_groups=len(call.groups) - 1
     )
@@ -213,7 +212,7 @@ def _(
     settings: list[int],
 ) -> tuple[Tensor, ...]:
     (num_tokens, width), (num_experts, hidden, _) = x.shape, experts[0].shape
-    top_k, num_groups = settings[0], len(settings) - 4
+    top_k, num_groups = settings[0], len(settings) - 3
     floats, integers = torch.float32, torch.int64
     return tuple(
         Outputs(
@@ -290,25 +289,19 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 triton_moae.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _signed(low: int, high: int) -> int:
-    """The two words of a key as one signed 64-bit number."""
-    return ((high << 32 | low) ^ (1 << 63)) - (1 << 63)
-
-
 def moae(x: Tensor, router: Router, experts: Experts, request: MoAERequest) -> tuple[Tensor, MoAERecord]:
     """Output (T, D) and record of tokens ``x`` (T, D). No gradient flows to a noise tensor."""
-    maps, noise, key = [router.weight, router.bias], [], 0
+    maps, noise = [router.weight, router.bias], []
     if request.noise is not None and router.noise_weight is not None and router.noise_bias is not None:
         maps += [router.noise_weight, router.noise_bias]
         if isinstance(request.noise, Tensor):
             noise = [request.noise]
         else:
-            noise, key = [request.noise.sample_key, request.noise.token], _signed(*request.noise.philox_key())
+            noise = [request.noise.key, request.noise.sample_key, request.noise.token]
     few_groups = len(request.groups) <= MOST_GROUPS + 1
     settings = Settings(
         top_k=request.top_k,
         capacity=-1 if request.capacity is None else request.capacity,
-        key=key,
         groups=tuple(request.groups) if few_groups else (0, x.shape[0]),
     )
     stacked = [experts.fc1_weight, experts.fc1_bias, experts.fc2_weight, experts.fc2_bias]

@@ -61,7 +61,7 @@ def unit_normals(sample_key, token_index, t, inside, philox_key, EP: tl.constexp
     group = tl.arange(0, EP // 4)[None, :]
     zero = tl.zeros_like(group) + tl.zeros_like(token)
     w0, w1, w2, w3 = tl.philox(
-        philox_key, sample.to(tl.int32) + zero, (sample >> 32).to(tl.int32) + zero, token + zero, group + zero
+        tl.load(philox_key), sample.to(tl.int32) + zero, (sample >> 32).to(tl.int32) + zero, token + zero, group + zero
     )
     n0, n1 = box_muller(w0, w1)
     n2, n3 = box_muller(w2, w3)
@@ -128,11 +128,11 @@ def choose(score, gates, ids, t, inside, E: tl.constexpr, K: tl.constexpr, EP: t
     return chosen
 
 
-@triton.jit(do_not_specialize=["philox_key", "T", "bound1", "bound2", "bound3"])
+@triton.jit(do_not_specialize=["T", "bound1", "bound2", "bound3"])
 def router_forward_kernel(
-    x, weight, bias, noise_weight, noise_bias, noise, sample_key, token_index,
+    x, weight, bias, noise_weight, noise_bias, noise, philox_key, sample_key, token_index,
     logits, slope, gates, ids, block_counts, block_probs,
-    philox_key, T, bound1, bound2, bound3,
+    T, bound1, bound2, bound3,
     D: tl.constexpr, E: tl.constexpr, K: tl.constexpr, EP: tl.constexpr, KP: tl.constexpr, NC: tl.constexpr,
     NOISE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
@@ -169,12 +169,12 @@ def router_forward_kernel(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noise:
-    """Unit normals as a tensor (T, E), or as counters (T,) with ``key``; neither for a router without noise."""
+    """Unit normals as a tensor (T, E), or as counters (T,) with ``key`` (1,); neither for a router without noise."""
 
     values: Tensor | None = None
+    key: Tensor | None = None
     sample_key: Tensor | None = None
     token: Tensor | None = None
-    key: int = 0
 
     @property
     def kind(self) -> int:
@@ -226,9 +226,8 @@ def router_forward(x: Tensor, router: Router, noise: Noise, top_k: int, blocks: 
             part if part is not None and noise.kind else router.weight
             for part in (router.noise_weight, router.noise_bias)
         ),
-        *(part if part is not None else x for part in (noise.values, noise.sample_key, noise.token)),
+        *(part if part is not None else x for part in (noise.values, noise.key, noise.sample_key, noise.token)),
         *(routed.logits, routed.slope, routed.gates, routed.ids, routed.block_counts, routed.block_probs),
-        noise.key,
         num_tokens,
         *blocks.bounds,
         num_warps=tile.warps,

@@ -93,9 +93,8 @@ def random_batch(shape: StepShape, arch: Architecture) -> PackedBatch:
         modality=torch.tensor([0] * shape.images + [1] * shape.clips),
         heads=_heads(shape, generator) if shape.task == "finetune" else (),
         step_samples=shape.samples,
-        seed=0,
-        epoch=0,
         noise_keys=torch.arange(samples),
+        layer_keys=torch.arange(arch.depth),
     )
 
 

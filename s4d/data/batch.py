@@ -56,7 +56,8 @@ class PackedBatch:
     Tokens of a sequence are in raster order (temporal slice, row, column); sequences follow the groups. `layout` is
     the host tuple of (count, length) runs behind `cu_seqlens`; the `_visible` fields describe the encoder's stream
     (all tokens in fine-tuning, where `masked_indices` is empty). `step_samples` is the number of samples of each
-    modality in the whole optimizer step, over ranks and accumulation: the normaliser of the losses.
+    modality in the whole optimizer step, over ranks and accumulation: the normaliser of the losses. `noise_keys` (B,) and
+    `layer_keys` (blocks,) are what router noise is drawn from, see `kernels.philox.layer_key`.
     """
 
     groups: tuple[PixelGroup, ...]
@@ -72,9 +73,8 @@ class PackedBatch:
     modality: Tensor
     heads: tuple[HeadTargets, ...]
     step_samples: dict[str, int]
-    seed: int
-    epoch: int
     noise_keys: Tensor
+    layer_keys: Tensor
     drop_path_keep: Tensor | None = None
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.patch import Erase, Mix
+from kernels.philox import layer_key
 from s4d.config import Config
 from s4d.data.batch import MODALITIES, HeadTargets, PackedBatch, PixelGroup
 from s4d.data.counter import generator
@@ -86,9 +87,10 @@ class Packer:
             modality=torch.tensor(modality_ids, dtype=torch.int64),
             heads=self._targets(views, mixes, step.training),
             step_samples=step.step_samples,
-            seed=self.config.seed,
-            epoch=step.epoch,
             noise_keys=torch.tensor([view.draw.noise_key for view in flat], dtype=torch.int64),
+            layer_keys=torch.tensor(
+                [layer_key(self.config.seed, step.epoch, layer) for layer in range(self.model.depth)]
+            ),
             drop_path_keep=self._drop_path(flat) if step.training and self.config.model.drop_path > 0 else None,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,26 +60,28 @@ class MoaeProbe:
     """Records what goes into and comes out of every MoAE layer while it is entered."""
 
     def __init__(self, model: FinetuneModel) -> None:
-        self.layers = {module.layer: module for module in model.modules() if isinstance(module, MoaeAdapters)}
+        blocks = enumerate(model.blocks)
+        self.layers = {layer: moae for layer, block in blocks if isinstance(moae := block.moae, MoaeAdapters)}
         self.inputs: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> MoaeProbe:
-        for module in self.layers.values():
-            self._hooks.append(module.register_forward_hook(self._record))
+        for layer, module in self.layers.items():
+            self._hooks.append(module.register_forward_hook(partial(self._record, layer)))
         return self
 
     def __exit__(self, *exception: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _record(self, module: nn.Module, arguments: tuple[Any, ...], output: tuple[Tensor, RoutingTerms]) -> None:
-        assert isinstance(module, MoaeAdapters)
+    def _record(
+        self, layer: int, module: nn.Module, arguments: tuple[Any, ...], output: tuple[Tensor, RoutingTerms]
+    ) -> None:
         x, residual = arguments[:2]
-        self.inputs[module.layer] = x
+        self.inputs[layer] = x
         # The stored output is that of the experts alone, ours has the dense MLP's added.
-        self.outputs[module.layer] = output[0] - residual
+        self.outputs[layer] = output[0] - residual
 
 
 def _noise(fixture: Fixture, modality: str, model: FinetuneModel, tokens: int) -> tuple[Tensor, ...]:

@@ -119,9 +119,8 @@ def batch_of(fixture: Fixture, modality: str, arch: Architecture, dtype: torch.d
         modality=torch.full((count,), MODALITIES.index(modality)),
         heads=(),
         step_samples={modality: count},
-        seed=0,
-        epoch=0,
         noise_keys=torch.arange(count),
+        layer_keys=torch.zeros(arch.depth, dtype=torch.int64),
     )
 
 

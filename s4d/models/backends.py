@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from kernels import attention, moae, patch, reconstruction
 from kernels.backends import Backend
+from s4d.models import compiled
 from s4d.errors import UsageError
 
 OPS: dict[str, Mapping[str, Backend]] = {
@@ -13,6 +14,7 @@ OPS: dict[str, Mapping[str, Backend]] = {
     "moae": moae.BACKENDS,
     "patch": patch.BACKENDS,
     "reconstruction": reconstruction.BACKENDS,
+    "blocks": compiled.BACKENDS,
 }
 
 

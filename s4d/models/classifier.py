@@ -57,13 +57,16 @@ class FinetuneModel(nn.Module):
         segments = all_segments(batch)
         groups = (0, image_tokens(batch, batch.layout), x.shape[0])
         owner = sequence_ids(batch.layout, x.device)
-        keyed = RouterNoise(batch.seed, batch.epoch, batch.noise_keys[owner], batch.positions)
+        sample_key = batch.noise_keys[owner]
         routing: list[RoutingTerms] = []
         for layer, block in enumerate(self.blocks):
             keep = None
             if batch.drop_path_keep is not None and self.training:
                 keep = batch.drop_path_keep[layer].to(x.dtype)[owner, None]
-            block_noise: BlockNoise = keyed if noise is None or block.moae is None else noise[len(routing)]
+            # A key per block, not its number: compiled blocks are one piece of code for all of them.
+            block_noise: BlockNoise = RouterNoise(batch.layer_keys[layer : layer + 1], sample_key, batch.positions)
+            if noise is not None and block.moae is not None:
+                block_noise = noise[len(routing)]
             x, terms = block(x, segments, keep, block_noise, groups)
             if terms is not None:
                 routing.append(terms)

@@ -31,10 +31,9 @@ class RoutingTerms(NamedTuple):
 class MoaeAdapters(nn.Module):
     """Router and stacked experts of one block; owns every tensor that its forward uses."""
 
-    def __init__(self, embed_dim: int, moae: MoaeArchitecture, layer: int, backend: str | None = None) -> None:
+    def __init__(self, embed_dim: int, moae: MoaeArchitecture, backend: str | None = None) -> None:
         super().__init__()
         experts, hidden = moae.num_experts, moae.hidden_dim
-        self.layer = layer
         self.top_k = moae.top_k
         self.capacity_factor = moae.capacity_factor
         self.router_noise = moae.router_noise
@@ -89,6 +88,4 @@ class MoaeAdapters(nn.Module):
             return None
         if not isinstance(noise, RouterNoise):
             return noise
-        return NoiseKey(
-            seed=noise.seed, epoch=noise.epoch, layer=self.layer, sample_key=noise.sample_key, token=noise.token
-        )
+        return NoiseKey(key=noise.key, sample_key=noise.sample_key, token=noise.token)

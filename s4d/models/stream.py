@@ -21,10 +21,9 @@ class Segments(NamedTuple):
 
 
 class RouterNoise(NamedTuple):
-    """What router noise depends on, for each token of the stream: its sample's key and its place in the sample."""
+    """What router noise depends on: the layer's key (1,), and for each token its sample's key and its place in it."""
 
-    seed: int
-    epoch: int
+    key: Tensor
     sample_key: Tensor
     token: Tensor
 

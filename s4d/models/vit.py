@@ -157,5 +157,5 @@ def build_blocks(arch: Architecture, backends: Backends) -> nn.ModuleList:
     experts: MoaeArchitecture | None = arch.experts
     for layer in experts.layers if experts is not None else ():
         assert experts is not None
-        blocks[layer].moae = MoaeAdapters(arch.embed_dim, experts, layer, backends.get("moae"))
+        blocks[layer].moae = MoaeAdapters(arch.embed_dim, experts, backends.get("moae"))
     return nn.ModuleList(blocks)

@@ -15,6 +15,7 @@ from s4d.data.batch import MODALITIES, PackedBatch
 from s4d.data.sources import EmptySplitError, load_sources
 from s4d.models.build import build_finetune
 from s4d.models.classifier import ClassifierOutput
+from s4d.models.compiled import choose_forwards
 from s4d.models.sizes import architecture
 from s4d.models.weights import load_initial
 from s4d.tasks.balance import choice_counts, release_shares, switch_shares
@@ -61,6 +62,7 @@ class FinetuneTask:
                 init_final_norm=config.model.init_final_norm,
             )
         self.arch = arch
+        choose_forwards(model, config.engine.backends.get("blocks"), zero_stage=config.engine.zero_stage)
         self.module: nn.Module = model.to(device)
 
     def begin_step(self, module: nn.Module, batches: list[PackedBatch]) -> Tensor | None:

@@ -15,6 +15,7 @@ from s4d.data.batch import PackedBatch
 from s4d.data.masking import masked_count
 from s4d.errors import UsageError
 from s4d.models.build import build_pretrain
+from s4d.models.compiled import choose_forwards
 from s4d.models.sizes import Architecture, architecture
 from s4d.models.stream import group_tokens
 from s4d.models.weights import load_initial
@@ -49,6 +50,7 @@ class PretrainTask:
             load_initial(model, Path(config.model.init_from))
         self.arch = model.arch
         self._reconstructor = Reconstructor(config, self.arch, rank=rank, world_size=world_size, device=device)
+        choose_forwards(model, config.engine.backends.get("blocks"), zero_stage=config.engine.zero_stage)
         self.module: nn.Module = model.to(device)
 
     def begin_step(self, module: nn.Module, batches: list[PackedBatch]) -> None:

@@ -42,7 +42,7 @@ def run_moae(backend: str) -> Tensor:
 
     router = Router(weight=leaf(4, 16), bias=leaf(4), noise_weight=leaf(4, 16), noise_bias=leaf(4))
     experts = Experts(fc1_weight=leaf(4, 8, 16), fc1_bias=leaf(4, 8), fc2_weight=leaf(4, 16, 8), fc2_bias=leaf(4, 16))
-    key = NoiseKey(seed=1, epoch=0, layer=2, sample_key=torch.arange(30) // 10, token=torch.arange(30) % 10)
+    key = NoiseKey.of(seed=1, epoch=0, layer=2, sample_key=torch.arange(30) // 10, token=torch.arange(30) % 10)
     output, record = moae_op.moae(
         leaf(30, 16), router, experts, top_k=2, capacity_factor=0.8, noise=key, groups=(0, 9, 30), backend=backend
     )

@@ -56,7 +56,7 @@ def test_moae(tokens: int, capacity_factor: float | None) -> None:
     x, router, experts, leaves = moae_leaves(tokens)
     residual = leaf(tokens, WIDTH)
     counters = torch.empty(tokens, dtype=torch.int64)
-    noise = NoiseKey(seed=1, epoch=0, layer=2, sample_key=counters, token=counters.clone())
+    noise = NoiseKey.of(seed=1, epoch=0, layer=2, sample_key=counters, token=counters.clone())
     options = {"groups": (0, tokens // 2, tokens), "capacity_factor": capacity_factor, "noise": noise}
     with counting() as started:
         with saved_bytes(exclude=[*leaves, counters]) as saved:

@@ -276,7 +276,7 @@ def test_noise_key_does_not_depend_on_the_place_in_the_batch(backend: str) -> No
     shuffle = torch.randperm(24)
 
     def run(order: Tensor) -> tuple[Tensor, MoAERecord]:
-        key = NoiseKey(seed=3, epoch=1, layer=7, sample_key=sample[order], token=token[order])
+        key = NoiseKey.of(seed=3, epoch=1, layer=7, sample_key=sample[order], token=token[order])
         x = operands.x[order]
         return moae(x, operands.router(), operands.experts(), top_k=2, noise=key, backend=backend)
 
@@ -285,7 +285,7 @@ def test_noise_key_does_not_depend_on_the_place_in_the_batch(backend: str) -> No
     # Float32 has 24 bits; a sum of a few terms of size 1 loses a few.
     close = 1e-12 if dtype == torch.float64 else 1e-6
     torch.testing.assert_close(shuffled, output[shuffle], rtol=close, atol=close)
-    key = NoiseKey(seed=3, epoch=1, layer=7, sample_key=sample, token=token)
+    key = NoiseKey.of(seed=3, epoch=1, layer=7, sample_key=sample, token=token)
     as_tensor, _ = moae(
         operands.x, operands.router(), operands.experts(), top_k=2, noise=key.normal(4, dtype), backend=backend
     )

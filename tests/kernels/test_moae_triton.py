@@ -78,7 +78,7 @@ def leaves(*, tokens: int = 40, width: int = 32, num_experts: int = 4, hidden: i
 
 
 def key_of(tokens: int) -> NoiseKey:
-    return NoiseKey(seed=9, epoch=2, layer=4, sample_key=torch.arange(tokens) // 7, token=torch.arange(tokens) % 7)
+    return NoiseKey.of(seed=9, epoch=2, layer=4, sample_key=torch.arange(tokens) // 7, token=torch.arange(tokens) % 7)
 
 
 def call(
@@ -190,10 +190,10 @@ def meta_call(
     """Leaves in bfloat16 without values, and the op on them with a noise key and two groups."""
     given = leaves(tokens=tokens, width=width, num_experts=num_experts, hidden=hidden, device="meta")
     given = given.converted(torch.bfloat16)
-    counters = [torch.empty(tokens, dtype=torch.int64, device="meta") for _ in range(2)]
+    counters = [torch.empty(size, dtype=torch.int64, device="meta") for size in (1, tokens, tokens)]
     maps = [given.weight, given.bias, given.noise_weight, given.noise_bias]
     experts = [given.fc1_weight, given.fc1_bias, given.fc2_weight, given.fc2_bias]
-    settings = Settings(top_k=2, capacity=tokens // 3, key=1, groups=(0, tokens // 5, tokens)).flat()
+    settings = Settings(top_k=2, capacity=tokens // 3, groups=(0, tokens // 5, tokens)).flat()
     return given, lambda: triton_moae(given.x, maps, experts, counters, given.residual, settings)
 
 
@@ -227,7 +227,7 @@ def test_memory_per_token(tokens: int) -> None:
 def test_op_is_a_good_citizen() -> None:
     given = leaves(tokens=9, width=16, hidden=8).converted(torch.float32)
     maps, experts = [given.weight, given.bias], [given.fc1_weight, given.fc1_bias, given.fc2_weight, given.fc2_bias]
-    settings = Settings(top_k=2, capacity=-1, key=0, groups=(0, 4, 9))
+    settings = Settings(top_k=2, capacity=-1, groups=(0, 4, 9))
     torch.library.opcheck(triton_moae, (given.x, maps, experts, [], given.residual, settings.flat()))
     # With a capacity the kept pre-activations have rows that nothing writes or reads, so values are not compared.
     limited = settings._replace(capacity=3).flat()

@@ -73,12 +73,10 @@ class Operands:
         return Router(weight=weight, bias=bias, noise_weight=noise_weight, noise_bias=noise_bias)
 
     def noise(self, case: Case) -> Noise:
-        low, high = self.key.philox_key()
-        signed = ((high << 32 | low) ^ (1 << 63)) - (1 << 63)
         return {
             "none": Noise(),
             "values": Noise(values=self.values),
-            "key": Noise(sample_key=self.key.sample_key, token=self.key.token, key=signed),
+            "key": Noise(key=self.key.key, sample_key=self.key.sample_key, token=self.key.token),
         }[case.noise]
 
     def request(self, case: Case) -> MoAERequest:
@@ -94,7 +92,7 @@ def operands(case: Case, dtype: torch.dtype) -> Operands:
         x=torch.randn(t, d).to(dtype),
         maps=(torch.randn(e, d) * d**-0.5, torch.randn(e) * 0.1, torch.randn(e, d) * 0.3 * d**-0.5, torch.randn(e)),
         values=torch.randn(t, e),
-        key=NoiseKey(seed=2**40 + 5, epoch=3, layer=7, sample_key=torch.randint(2**62, (t,)), token=torch.arange(t)),
+        key=NoiseKey.of(seed=2**40 + 5, epoch=3, layer=7, sample_key=torch.randint(2**62, (t,)), token=torch.arange(t)),
     )
 
 
@@ -161,11 +159,9 @@ def normals_kernel(sample_key, token, out, key, T, N: tl.constexpr, EP: tl.const
 def test_noise_is_the_definition_to_the_last_places() -> None:
     """Float32 logarithm, root and cosine against float64 rounded once, over 65,536 draws."""
     tokens, columns = 4096, 16
-    key = NoiseKey(seed=1, epoch=2, layer=3, sample_key=torch.arange(tokens) * 2**33, token=torch.arange(tokens))
-    low, high = key.philox_key()
+    key = NoiseKey.of(seed=1, epoch=2, layer=3, sample_key=torch.arange(tokens) * 2**33, token=torch.arange(tokens))
     out = torch.empty(tokens, columns)
-    signed = ((high << 32 | low) ^ (1 << 63)) - (1 << 63)
-    normals_kernel[(1,)](key.sample_key, key.token, out, signed, tokens, N=tokens, EP=columns)
+    normals_kernel[(1,)](key.sample_key, key.token, out, key.key, tokens, N=tokens, EP=columns)
     error = (out.double() - key.normal(columns, torch.float64)).abs()
     assert error.max() < 6e-7
     assert error.square().mean().sqrt() < 1e-7

@@ -21,7 +21,7 @@ KNOWN_ANSWERS = [
 
 def noise_key(rows: torch.Tensor, **changes: int) -> NoiseKey:
     fields = {"seed": 7, "epoch": 2, "layer": 9} | changes
-    return NoiseKey(sample_key=rows * 0x1234567_89AB, token=rows % 13, **fields)
+    return NoiseKey.of(sample_key=rows * 0x1234567_89AB, token=rows % 13, **fields)
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
@@ -72,7 +72,7 @@ def test_every_part_of_the_key_matters() -> None:
     base = noise_key(rows).normal(4)
     for changes in ({"seed": 8}, {"seed": 7 + (1 << 32)}, {"epoch": 3}, {"epoch": 2 + (1 << 32)}, {"layer": 10}):
         assert not torch.isclose(noise_key(rows, **changes).normal(4), base).any()
-    far = NoiseKey(seed=7, epoch=2, layer=9, sample_key=rows * 0x123456789AB + (1 << 40), token=rows % 13)
+    far = NoiseKey.of(seed=7, epoch=2, layer=9, sample_key=rows * 0x123456789AB + (1 << 40), token=rows % 13)
     assert not torch.isclose(far.normal(4), base).any()
 
 
@@ -83,9 +83,11 @@ def test_empty_noise() -> None:
 def test_noise_key_errors() -> None:
     token = torch.arange(3)
     with pytest.raises(ValueError, match=r"sample_key: expected int64 \(T,\), got torch.float32 \(3,\)"):
-        NoiseKey(seed=0, epoch=0, layer=0, sample_key=torch.zeros(3), token=token)
+        NoiseKey.of(seed=0, epoch=0, layer=0, sample_key=torch.zeros(3), token=token)
     with pytest.raises(ValueError, match=r"expected one token per sample_key \(3,\), got \(2,\)"):
-        NoiseKey(seed=0, epoch=0, layer=0, sample_key=token, token=token[:2])
+        NoiseKey.of(seed=0, epoch=0, layer=0, sample_key=token, token=token[:2])
+    with pytest.raises(ValueError, match=r"key: expected int64 \(1,\), got torch.int64 \(3,\)"):
+        NoiseKey(key=token, sample_key=token, token=token)
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ def packed_records(batch: PackedBatch) -> Iterator[Record]:
             mix, erase = group.mix, group.erase
             yield (
                 sample,
-                batch.epoch,
+                tuple(batch.layer_keys.tolist()),
                 tuple(sorted(batch.step_samples.items())),
                 int(batch.noise_keys[place]),
                 tuple(inside.tolist()),

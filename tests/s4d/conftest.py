@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from kernels.philox import layer_key
 from s4d.data.batch import HeadTargets, PackedBatch, PixelGroup
 from s4d.models.sizes import Architecture, MoaeArchitecture
 
@@ -83,9 +84,8 @@ def make_batch(
         modality=torch.tensor([0] * len(images) + [1] * len(clips)),
         heads=() if masked is not None else make_heads(images, clips),
         step_samples=step_samples or {"image": len(images), "video": len(clips)},
-        seed=5,
-        epoch=2,
         noise_keys=torch.tensor(keys),
+        layer_keys=torch.tensor([layer_key(5, 2, layer) for layer in range(depth)]),
         drop_path_keep=torch.stack(keep, dim=1) if drop_path else None,
     )
 

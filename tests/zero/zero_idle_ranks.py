@@ -28,7 +28,7 @@ class IdleModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
-        self.moae = MoaeAdapters(FEATURES, ARCHITECTURE, layer=0)
+        self.moae = MoaeAdapters(FEATURES, ARCHITECTURE)
         self.head = nn.Linear(FEATURES, 3)
         with torch.no_grad():
             for parameter in self.parameters():

@@ -210,7 +210,7 @@ def _noise(batch: PackedBatch, arch: Architecture, dtype: torch.dtype) -> list[T
         return []
     sample = batch.noise_keys[sequence_ids(batch.layout, batch.positions.device)]
     keys = (
-        NoiseKey(seed=batch.seed, epoch=batch.epoch, layer=layer, sample_key=sample, token=batch.positions)
+        NoiseKey(key=batch.layer_keys[layer : layer + 1], sample_key=sample, token=batch.positions)
         for layer in experts.layers
     )
     return [key.normal(experts.num_experts, dtype) for key in keys]

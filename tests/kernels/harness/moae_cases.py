@@ -127,7 +127,7 @@ def _noise(case: MoaeCase, fixed: Named) -> Tensor | NoiseKey | None:
     if case.noise == "tensor":
         return fixed["noise"]
     if case.noise == "key":
-        return NoiseKey(seed=case.seed, epoch=1, layer=7, sample_key=fixed["sample_key"], token=fixed["token"])
+        return NoiseKey.of(seed=case.seed, epoch=1, layer=7, sample_key=fixed["sample_key"], token=fixed["token"])
     return None
 
 

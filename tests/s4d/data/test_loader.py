@@ -290,4 +290,5 @@ def test_run_numbers(finetune_config: MakeConfig) -> None:
     batches = build_batches(finetune_config(engine={"epochs": 2}), 0, 1)
     assert batches.total_steps == 4
     assert batches.samples_per_step == {"image": 8, "video": 4}
-    assert [batch.epoch for [batch] in batches.steps(0)] == [0, 0, 1, 1]
+    keys = [batch.layer_keys.tolist() for [batch] in batches.steps(0)]
+    assert [keys.index(one) for one in keys] == [0, 0, 2, 2]

@@ -54,7 +54,7 @@ def test_noise_follows_the_sample_key(
 ) -> None:
     model, batch = build(), batch_of()
     other = dataclasses.replace(batch, noise_keys=batch.noise_keys + 1)
-    later = dataclasses.replace(batch, epoch=batch.epoch + 1)
+    later = dataclasses.replace(batch, layer_keys=batch.layer_keys + 1)
     assert torch.equal(features(model, batch), features(model, batch))
     assert not torch.equal(features(model, batch), features(model, other))
     assert not torch.equal(features(model, batch), features(model, later))
