@@ -68,7 +68,12 @@ PARTS = (
     Part(name="patch", bench="patch", limit=30),
     Part(name="step", bench="step", limit=70, options=("--peers", "engine,bare,release-eager")),
     # Compiling takes longer than all else of a step; what is not compiled in time is missing alone.
-    Part(name="step_compiled", bench="step", limit=120, options=("--peers", "engine,compile-*")),
+    Part(
+        name="step_compiled",
+        bench="step",
+        limit=120,
+        options=("--peers", "engine,compile-*", "--cases", "pretrain_192_192,finetune_64_clips"),
+    ),
     Part(name="profile_pretrain", bench=None, limit=60, profile="configs/pretrain/s4d_vit_base_vox2_affectnet.yaml"),
     Part(name="profile_finetune", bench=None, limit=60, profile="configs/finetune/s4d_vit_base_dfew_affectnet7.yaml"),
     Part(name="tests", bench=None, limit=300),

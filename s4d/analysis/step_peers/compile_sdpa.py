@@ -30,6 +30,15 @@ def compile_dense(trial: Trial, precision: str) -> Side:
     return _compiled(trial, precision, DENSE)
 
 
+def dense_refuses(trial: Trial) -> str | None:
+    """Why all experts on all tokens are no rival in a case."""
+    if trial.case.shape.task == "pretrain":
+        return "pre-training has no experts: this would be compile-sdpa again"
+    if trial.device.type == "cpu":
+        return "all experts on all tokens do four times the work, which only a GPU may hide"
+    return None
+
+
 def _compiled(trial: Trial, precision: str, backends: dict[str, str]) -> Side:
     """Compiled, and run once forward and backward, before it is returned; AbsentError if the compiler cannot."""
     model = LossModel(trial.model(backends)).train()

@@ -74,15 +74,21 @@ class BareLoop:
         """One optimizer step; the host waits for nothing."""
         self.module(self.batch).backward()
         if self.masters is not self.weights:
-            for weight, master in zip(self.weights, self.masters, strict=True):
-                master.grad = None if weight.grad is None else weight.grad.to(master.dtype)
-                weight.grad = None
+            self._hand_over()
         nn.utils.clip_grad_norm_(self.masters, MAX_GRAD_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.masters is not self.weights:
             with torch.no_grad():
                 torch._foreach_copy_(tuple(self.weights), tuple(self.masters))
+
+    def _hand_over(self) -> None:
+        """Gradients of the weights to their masters; every weight takes part in every step."""
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        wide = [torch.empty_like(master) for master in self.masters]
+        torch._foreach_copy_(wide, gradients)
+        for weight, master, gradient in zip(self.weights, self.masters, wide, strict=True):
+            weight.grad, master.grad = None, gradient
 
     def loss(self) -> float:
         """Loss of the current weights."""

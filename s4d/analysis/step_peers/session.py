@@ -96,36 +96,49 @@ def run_case(
 
 
 def _ready(trial: Trial, peers: list[StepPeer], findings: StepFindings) -> list[_Ready]:
-    checks: dict[str, Equality] = {}
-    for peer in peers:
-        if peer.equality is not None:
-            checks[peer.name] = peer.equality(trial)
+    ready: list[_Ready] = []
+    expected: float | None = None
+    for peer in sorted(peers, key=lambda peer: peer.equality is None):
+        notes = [
+            {"op": "step", "case": trial.case.name, "dtype": precision, "peer": peer.name}
+            for precision in peer.precisions[trial.device.type]
+        ]
+        try:
+            reason = peer.refuse(trial)
+            if reason is not None:
+                raise AbsentError(reason)
+            check = peer.equality(trial) if peer.equality is not None else None
             _forget(trial.device)
-    expected = next((check.loss for check in checks.values()), None) or float32_loss(trial)
-    ready = []
-    for peer in peers:
-        for precision in peer.precisions[trial.device.type]:
-            note = {"op": "step", "case": trial.case.name, "dtype": precision, "peer": peer.name}
-            check = checks.get(peer.name)
             if check is not None and not check.passed:
-                findings.failures.append({**note, "reason": check.text, "backend": True})
-                continue
+                raise WrongLossError(check.text)
+            if expected is None:
+                expected = float32_loss(trial) if check is None else check.loss
+        except Exception as error:
+            _note(peer, notes, error, findings)
+            continue
+        for note in notes:
             try:
-                ready.append(_warm(trial, peer, precision, check, expected))
-            except AbsentError as error:
-                findings.absent.append({**note, "reason": str(error)})
+                ready.append(_warm(trial, peer, note["dtype"], check, expected))
             except Exception as error:
-                # A foreign side may not fit into the memory; one of ours that breaks is a defect.
-                if peer.ours or isinstance(error, WrongLossError):
-                    findings.failures.append({**note, "reason": first_line(error), "backend": True})
-                else:
-                    findings.absent.append({**note, "reason": first_line(error)})
+                _note(peer, [note], error, findings)
                 _forget(trial.device)
-    return ready
+    places = [peer.name for peer in peers]
+    return sorted(ready, key=lambda one: places.index(one.peer.name))
+
+
+def _note(peer: StepPeer, notes: list[dict[str, str]], error: Exception, findings: StepFindings) -> None:
+    """A foreign side that cannot run is absent; one of ours that breaks, or a wrong result, is a failure."""
+    for note in notes:
+        if isinstance(error, AbsentError):
+            findings.absent.append({**note, "reason": str(error)})
+        elif peer.ours or isinstance(error, WrongLossError):
+            findings.failures.append({**note, "reason": first_line(error), "backend": True})
+        else:
+            findings.absent.append({**note, "reason": first_line(error)})
 
 
 class WrongLossError(Exception):
-    """A side that is to be timed does not compute our loss."""
+    """A side that is to be timed does not compute our loss or our gradients."""
 
 
 def _warm(trial: Trial, peer: StepPeer, precision: str, check: Equality | None, expected: float) -> _Ready:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from s4d.analysis.bench_step import CLASSES, StepCase, random_batch
 from s4d.data.batch import PackedBatch
@@ -25,30 +26,46 @@ STIR = 0.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """A case on a device, and what the weights are made from."""
+    """A case on a device, and what the weights are made from: on a GPU kept there, since making them takes seconds."""
 
     case: StepCase
     device: torch.device
     batch: PackedBatch
+    initial: Mapping[str, Tensor] | None = None
 
     def model(self, backends: Backends | None = None) -> PretrainModel | FinetuneModel:
         """Our model in float32 on the device, with the same weights in every call."""
+        if self.initial is None:
+            return _stirred(self.case, backends).to(self.device)
         arch = self.case.shape.architecture()
-        model: PretrainModel | FinetuneModel
-        if self.case.shape.task == "pretrain":
-            model = build_pretrain(arch, 0, backends)
-        else:
-            model = build_finetune(arch, CLASSES, 0, backends)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(STIR * torch.randn(parameter.shape, generator=generator))
+        with torch.device("meta"):
+            pretrained = self.case.shape.task == "pretrain"
+            model = PretrainModel(arch, backends) if pretrained else FinetuneModel(arch, CLASSES, backends)
+        model.load_state_dict({name: value.clone() for name, value in self.initial.items()}, assign=True)
         return model.to(self.device)
 
 
-def build_trial(case: StepCase, device: torch.device) -> Trial:
-    """The case with its batch on the device."""
-    return Trial(case=case, device=device, batch=random_batch(case.shape, case.shape.architecture()).to(device))
+def _stirred(case: StepCase, backends: Backends | None) -> PretrainModel | FinetuneModel:
+    arch = case.shape.architecture()
+    model: PretrainModel | FinetuneModel
+    if case.shape.task == "pretrain":
+        model = build_pretrain(arch, 0, backends)
+    else:
+        model = build_finetune(arch, CLASSES, 0, backends)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(STIR * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def build_trial(case: StepCase, device: torch.device, *, keep: bool | None = None) -> Trial:
+    """The case with its batch on the device; ``keep`` weights for further models, by default on a GPU."""
+    batch = random_batch(case.shape, case.shape.architecture()).to(device)
+    initial = None
+    if device.type == "cuda" if keep is None else keep:
+        initial = {name: value.to(device) for name, value in _stirred(case, None).state_dict().items()}
+    return Trial(case=case, device=device, batch=batch, initial=initial)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +88,7 @@ class StepPeer:
     """A row of the table of sides: `precisions` by device type, and `build`, which may raise AbsentError.
 
     `equality` must pass before the side is timed. `ours` marks the sides that the others are compared with, whose
-    failure is a defect.
+    failure is a defect. `refuse` says why a case is none for this side.
     """
 
     name: str
@@ -79,3 +96,4 @@ class StepPeer:
     build: Callable[[Trial, str], Side]
     equality: Callable[[Trial], Equality] | None = None
     ours: bool = False
+    refuse: Callable[[Trial], str | None] = lambda trial: None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from s4d.analysis.step_peers.compile_sdpa import DENSE, GROUPED, compile_dense, compile_sdpa
+from s4d.analysis.step_peers.compile_sdpa import DENSE, GROUPED, compile_dense, compile_sdpa, dense_refuses
 from s4d.analysis.step_peers.equality import backends_equality, release_equality
 from s4d.analysis.step_peers.ours import bare
 from s4d.analysis.step_peers.release_step import release_eager
@@ -32,5 +32,6 @@ PEERS = (
         precisions=HALF,
         build=compile_dense,
         equality=functools.partial(backends_equality, backends=DENSE),
+        refuse=dense_refuses,
     ),
 )

@@ -90,6 +90,27 @@ def test_what_cannot_run_is_absent_and_what_breaks_of_ours_is_a_failure() -> Non
     assert [each["peer"] for each in findings.failures] == ["own"]
 
 
+def test_a_case_may_be_none_for_a_side() -> None:
+    findings = run(stub(0.0, refuse=lambda trial: f"not {trial.case.name}", build=broken(ValueError("not reached"))))
+    assert [(each["peer"], each["reason"]) for each in findings.absent] == [("stub", "not tiny")]
+    dense = next(peer for peer in PEERS if peer.name == "compile-dense")
+    assert "no experts" in str(dense.refuse(build_trial(TINY, CPU)))
+    assert "only a GPU" in str(dense.refuse(build_trial(CASES["tiny_finetune"], CPU)))
+
+
+def test_kept_weights_are_the_same_in_every_model() -> None:
+    """As on a GPU, where making them anew would take longer than a benchmark."""
+    for case in (TINY, CASES["tiny_finetune"]):
+        made, kept = build_trial(case, CPU), build_trial(case, CPU, keep=True)
+        first = kept.model()
+        with torch.no_grad():
+            next(first.parameters()).zero_()
+        assert equality.compare(
+            equality.of_ours(LossModel(made.model()).train(), made.batch),
+            equality.of_ours(LossModel(kept.model()).train(), kept.batch),
+        ).losses == dict.fromkeys(("image", "video"), 0.0)
+
+
 def test_rows_state_rates_and_memory() -> None:
     expected = equality.float32_loss(build_trial(TINY, CPU))
     (row,) = run(stub(expected), repeats=3).rows
