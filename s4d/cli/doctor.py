@@ -20,9 +20,12 @@ def doctor(
         str | None, typer.Option(help="With --hostfile: network interface; left out, that of .deepspeed_env.")
     ] = None,
     ssh_port: Annotated[int | None, typer.Option(help="With --hostfile: port of sshd on all hosts.")] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Ranks of a run on this machine, to check its threads against the cores.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check packages, video decoding, shared memory and disk; exit 1 if a needed part is missing, 2 if one is too old.
+    """Check packages, decoding, memory, disk and threads; exit 1 if a needed part is missing, 2 if one is too old.
 
     With --hostfile: can its hosts train together? Versions, clocks, cores, run folder, network.
     """
@@ -32,7 +35,7 @@ def doctor(
 
     from s4d.cli.machine_checks import VERSIONS, run_checks
 
-    checks = run_checks()
+    checks = run_checks(ranks)
     if as_json:
         print_json({"ok": all(check.passes for check in checks), "checks": [check.as_dict() for check in checks]})
     else:

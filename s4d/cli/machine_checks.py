@@ -13,21 +13,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from s4d.cli.local_ranks import available_cores
+
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_FREE = 512 * 2**20
 DISK_FREE = 5 * 2**30
 GIB = 2**30
 VERSIONS = "versions"
+THREADS = "threads"
+OMP = "OMP_NUM_THREADS"
 # FFmpeg 8, whose demuxers stood the damage that is tried on them here.
 OLDEST_CODECS = (62,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """Outcome of one check; an optional part that is absent does not fail the machine."""
+    """Outcome of one check; an optional part that is absent, or a warning, does not fail the machine."""
 
     name: str
-    state: Literal["ok", "absent", "broken"]
+    state: Literal["ok", "absent", "broken", "warning"]
     detail: str
     fix: str = ""
     needed: bool = True
@@ -40,9 +44,14 @@ class Check:
         return {**asdict(self), "passes": self.passes}
 
 
-def run_checks() -> list[Check]:
-    """Every check, in the order of `CHECKS`; a check that raises is reported as broken."""
-    return [_guarded(name, function) for name, function in CHECKS.items()]
+def run_checks(ranks: int | None = None) -> list[Check]:
+    """Every check, in the order of `CHECKS`; a check that raises is reported as broken.
+
+    `ranks` of a run on this machine; None: as a launcher's environment says.
+    """
+    checks = [_guarded(name, function) for name, function in CHECKS.items()]
+    ranks = ranks or _number("LOCAL_SIZE") or 1
+    return [*checks, _guarded(THREADS, lambda: check_threads(ranks))]
 
 
 def _guarded(name: str, function: Callable[[], Check]) -> Check:
@@ -141,6 +150,33 @@ def _disk() -> Check:
     if free < DISK_FREE:
         return Check(name="disk", state="broken", detail=detail, fix="free at least 5 GiB or choose another run_dir")
     return Check(name="disk", state="ok", detail=detail)
+
+
+def check_threads(ranks: int) -> Check:
+    """Whether the threads of the ranks of a run have a core each; GPUs need that as well, for what feeds them."""
+    cores = len(available_cores())
+    given, threads = os.environ.get(OMP), _number(OMP)
+    share = max(1, cores // ranks)
+    fix = f"export {OMP}={share}, or start with deepspeed --bind_cores_to_rank (needs numactl)"
+    state: Literal["ok", "warning"] = "warning"
+    if given is None and ranks > 1:
+        # Training divides the cores by itself; numpy, OpenCV and programs that it starts do not.
+        detail = f"{OMP} is not set: libraries in each of {ranks} ranks may start {cores} threads"
+    elif given is not None and threads is None:
+        detail = f"{OMP} is {given!r}, which is no number of threads"
+    elif threads is not None and threads * ranks > cores:
+        detail = f"{ranks} ranks x {threads} threads on {cores} cores"
+        fix = fix if ranks <= cores else f"at most {cores} ranks; {fix}"
+    else:
+        state, fix = "ok", ""
+        detail = f"{ranks} ranks x {threads or share} threads on {cores} cores"
+    return Check(name=THREADS, state=state, detail=detail, fix=fix, needed=False)
+
+
+def _number(variable: str) -> int | None:
+    """A variable's whole number of 1 or more, the first of a list such as OpenMP takes for nested loops, else None."""
+    text = os.environ.get(variable, "").partition(",")[0].strip()
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
 CHECKS: dict[str, Callable[[], Check]] = {

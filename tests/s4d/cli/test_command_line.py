@@ -120,11 +120,12 @@ def test_config_schema_knows_every_section(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_doctor_reports_every_check(capsys: pytest.CaptureFixture[str]) -> None:
-    from s4d.cli.machine_checks import CHECKS
+    from s4d.cli.machine_checks import CHECKS, THREADS
 
     status = main(["doctor", "--json"])
     document = json.loads(capsys.readouterr().out)
-    assert len(document["checks"]) == len(CHECKS)
+    assert [check["name"] for check in document["checks"]][-1] == THREADS
+    assert len(document["checks"]) == len(CHECKS) + 1
     assert status == (0 if document["ok"] else 1)
     assert all(check["fix"] for check in document["checks"] if check["state"] != "ok")
 
