@@ -194,7 +194,6 @@ class Session:
                 stack.enter_context(_recorded_memory(self.snapshot))
             with record_function(PREFIX + STEP):
                 yield
-                self._wait()
             for launch in launches:
                 found.triton[launch.name] = found.triton.get(launch.name, 0) + 1
             launches.clear()

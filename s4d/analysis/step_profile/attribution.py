@@ -90,15 +90,20 @@ def _in_node(span: Span) -> bool:
     return False
 
 
+def started_by(trace: Trace) -> dict[int | None, Span]:
+    """The call that started what is on the device, by correlation."""
+    return {span.correlation: span for span in trace.spans if span.correlation is not None}
+
+
 def label_work(trace: Trace, labels: Labels) -> list[tuple[DeviceWork, Label]]:
     """Label of all that ran on the device: that of the call which started it.
 
     What was started outside of all marks fills batches beside the step: copies to the device, and decoding.
     """
-    calls = {span.correlation: span for span in trace.spans if span.correlation is not None}
+    calls = started_by(trace)
     found = []
     for item in trace.work:
-        call = calls.get(item.correlation) if item.correlation is not None else None
+        call = calls.get(item.correlation)
         label = labels[call] if call is not None else None
         if item.name.startswith(COLLECTIVES):
             label = Label("communication")

@@ -12,13 +12,21 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from s4d.analysis.step_profile.attribution import FORWARD, Label, Labels, label_work
+from s4d.analysis.step_profile.attribution import FORWARD, Label, Labels, label_work, started_by
 from s4d.analysis.step_profile.marks import BACKWARD
 from s4d.analysis.step_profile.timeline import Window
 from s4d.analysis.step_profile.trace import Span, Trace
 
 RUNTIME_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-OPS_WAITING = ("aten::_local_scalar_dense", "aten::nonzero")
+OPS_WAITING = (
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::equal",
+    "aten::bincount",
+    "aten::_unique2",
+    "aten::unique_dim",
+)
 # A function of Python in a trace: file, line, name.
 FUNCTION = re.compile(r"(?P<file>[^<].*\.py)\(\d+\): (?P<name>.*)")
 OURS = ("s4d/", "kernels/", "engine/")
@@ -35,13 +43,17 @@ def host_syncs(trace: Trace, labels: Labels, window: Window, *, on_gpu: bool) ->
     """Rows of phase, call, place, owner and count inside a window, the most frequent first."""
     found: Counter[tuple[str, str, str]] = Counter()
     for span in trace.spans:
-        waits = span.name in RUNTIME_WAITS if on_gpu else span.name in OPS_WAITING
+        waits = span.name in RUNTIME_WAITS if on_gpu else _would_wait(span)
         if waits and window.start <= span.start < window.end:
             found[phase_of(labels[span]), span.name, place_of(span)] += 1
     return [
         {"phase": phase, "call": call, "place": place, "owner": owner_of(place), "count": count}
         for (phase, call, place), count in found.most_common()
     ]
+
+
+def _would_wait(span: Span) -> bool:
+    return span.name in OPS_WAITING and not any(parent.name in OPS_WAITING for parent in _around(span))
 
 
 def place_of(span: Span) -> str:
@@ -77,11 +89,13 @@ def waits_of_ours(rows: list[dict[str, Any]]) -> int:
 
 
 def launches(trace: Trace, labels: Labels, window: Window, *, on_gpu: bool) -> dict[str, int]:
-    """What starts in a window by phase: kernels on a GPU, ops that hold no other op on a CPU."""
+    """What the host starts in a window by phase: kernels on a GPU, ops that hold no other op on a CPU."""
     found: Counter[str] = Counter()
     if on_gpu:
+        calls = started_by(trace)
         for item, label in label_work(trace, labels):
-            if item.kind == "kernel" and window.start <= item.start < window.end:
+            call = calls.get(item.correlation)
+            if item.kind == "kernel" and call is not None and window.start <= call.start < window.end:
                 found[phase_of(label)] += 1
         return dict(found)
     holders = {span.parent for span in trace.spans if span.kind == "cpu_op"}

@@ -159,6 +159,25 @@ def test_waits_are_listed_with_phase_and_place() -> None:
     assert syncs.waits_of_ours(rows) == 2
 
 
+def test_ops_that_would_wait_are_counted_once() -> None:
+    trace = parse_trace(
+        [
+            mark("step", 0, 30),
+            mark("head and loss", 1, 20),
+            op("aten::masked_select", 2, 5),
+            op("aten::nonzero", 3, 2),
+            op("aten::item", 10, 3),
+            op("aten::_local_scalar_dense", 11, 1),
+            op("aten::add", 15, 1),
+        ]
+    )
+    rows = syncs.host_syncs(trace, label_spans(trace), Window(0, 30), on_gpu=False)
+    assert sorted((row["call"], row["place"], row["count"]) for row in rows) == [
+        ("aten::_local_scalar_dense", "aten::item", 1),
+        ("aten::masked_select", "aten::masked_select", 1),
+    ]
+
+
 def test_what_is_recomputed_in_the_backward_counts_there() -> None:
     again = [
         mark("step", 0, 10),
