@@ -17,6 +17,8 @@ from engine.ds_config import REDUCE_BUCKET
 FP32 = 4
 # Weights of at most so many elements stay whole on every rank at stage 3 (DeepSpeed's default).
 PERSISTENT_NUMEL = 100_000
+# Elements of a message of gradients without ZeRO, and of weights that stage 3 fetches ahead (DeepSpeed's defaults).
+ALLREDUCE_BUCKET, PREFETCH_BUCKET = 500_000_000, 50_000_000
 # Bytes that a ring sends from each rank, over the message: reduce-scatter and all-gather, or one of the two.
 RING_ROUNDS = {"all_reduce": 2}
 
@@ -105,6 +107,53 @@ def _buffers(case: Case, sizes: Sequence[int], shard: float) -> float:
         # The updated weights before they go to the device, and room for one gradient there and on the host.
         return case.weight_bytes * (shard + 2 * max(sizes))
     return 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passing:
+    """Bytes on one rank that come and go within a step: beside the activations, and in the update, when these are gone.
+
+    They follow from DeepSpeed's code; `s4d bench zero` looks between these moments and does not see them.
+    """
+
+    backward: float
+    update: float
+
+
+def passing(case: Case, sizes: Sequence[int]) -> Passing:
+    """Buffers of the reduction, and copies of gradients in the update."""
+    total = sum(sizes)
+    shard = total / case.world_size if case.stage else total
+    flat = float(FP32 * min(total, ALLREDUCE_BUCKET))
+    if case.stage == 0:
+        # Gradients are copied into one message, which is then made fp32.
+        return Passing(backward=0.0, update=flat + (flat / 2 if case.precision == "bf16" else 0.0))
+    if case.stage == 1 and case.precision == "bf16" and case.offload == "none":
+        return Passing(backward=0.0, update=flat)
+    # At stage 3 the bucket is there all the time.
+    bucket = 0.0 if case.stage == 3 else float(FP32 * REDUCE_BUCKET)
+    return Passing(backward=bucket, update=FP32 * shard if case.offload == "none" else 0.0)
+
+
+def on_device(case: Case, held: Memory) -> dict[str, float]:
+    """What of a rank's memory lies on its GPU, by purpose, with the weights as a step needs them."""
+    found = held.as_dict()
+    found["weights"] = found.pop("gathered")
+    # What DeepSpeed keeps of offloaded gradients on the device is its buffers.
+    absent = () if case.offload == "none" else ("masters", "moments", "ema", "gradients")
+    return {name: 0.0 if name in absent else size for name, size in found.items()}
+
+
+def messages(case: Case, sizes: Sequence[int]) -> int:
+    """About how many messages a step sends; one more or less for each group of parameters."""
+    total, bucket = sum(sizes), REDUCE_BUCKET
+    if case.stage == 0 or (case.stage == 1 and case.precision == "bf16"):
+        bucket = ALLREDUCE_BUCKET
+    reductions = -(-total // bucket) * (case.accumulation if case.stage >= 2 else 1)
+    if case.stage < 3:
+        return reductions + (1 if case.stage else 0)
+    small = sum(1 for size in sizes if size <= PERSISTENT_NUMEL)
+    return reductions + small + -(-total // PREFETCH_BUCKET) * case.accumulation
 
 
 def traffic(case: Case, sizes: Sequence[int]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from s4d.cli import (
     doctor,
     evaluate,
     golden,
+    plan,
     profile_data,
     profile_scaling,
     profile_step,
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "report": report.report,
     "golden": golden.golden,
+    "plan": plan.plan,
     "doctor": doctor.doctor,
     "status": status.status,
 }

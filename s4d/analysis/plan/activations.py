@@ -9,12 +9,13 @@ Letters: T tokens of a stream, V visible ones, M predicted ones, D width, E expe
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s4d.analysis.plan.experts import tell_experts
 from s4d.analysis.plan.pixels import tell_loss, tell_patches
-from s4d.analysis.plan.stream import FP32, Backends, Stream
+from s4d.analysis.plan.stream import FP32, MODELLED, Backends, Stream
 from s4d.analysis.plan.tape import Tape, Value
 from s4d.analysis.step_work import MODALITIES
 from s4d.models.sizes import Architecture
@@ -26,6 +27,14 @@ FAMILIES: dict[str, Backends] = {
     "cpu fp32": Backends(attention="grouped", moae="per_expert", patch="native", reconstruction="native"),
     "plain": Backends(attention="sdpa", moae="grouped", patch="reference", reconstruction="reference"),
 }
+
+
+def backends_of(named: Mapping[str, str]) -> tuple[Backends, list[str]]:
+    """Triton's backends with those that a configuration names, and a line for each that is not modelled."""
+    unknown = [op for op, name in named.items() if name not in MODELLED.get(op, ())]
+    known = {op: name for op, name in named.items() if op not in unknown}
+    lines = [f"engine.backends.{op}: {named[op]} is taken to keep what Triton's path keeps" for op in unknown]
+    return dataclasses.replace(FAMILIES["triton"], **known), lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,15 +66,15 @@ def activations(
     task: str,
     batch: MicroBatch,
     *,
-    family: str = "triton",
+    backends: Backends = FAMILIES["triton"],
     element_bytes: int = 2,
     drop_path: bool = False,
     keeps_gradients: bool = False,
 ) -> Activations:
-    """Of one forward and backward with a row of `FAMILIES`; `keeps_gradients` counts the weights' gradients too."""
+    """Of one forward and backward with these backends; `keeps_gradients` counts the weights' gradients too."""
     tape = Tape(keeps_gradients=keeps_gradients)
     tell = _pretrain if task == "pretrain" else _finetune
-    tell(tape, arch, batch, Settings(backends=FAMILIES[family], element=element_bytes, drop_path=drop_path))
+    tell(tape, arch, batch, Settings(backends=backends, element=element_bytes, drop_path=drop_path))
     kept = tape.live
     tape.backward()
     return Activations(kept=kept, peak=tape.peak)

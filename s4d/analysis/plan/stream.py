@@ -14,6 +14,15 @@ _TILE_ROWS = 128
 _BLOCK, _FORWARD_ARRAYS, _BACKWARD_ARRAYS, _LATER_ARRAYS = 2 << 20, 2, 3, 5
 
 
+# Backends of each op whose memory is known here.
+MODELLED: dict[str, tuple[str, ...]] = {
+    "attention": ("triton", "native", "grouped", "sdpa"),
+    "moae": ("triton", "per_expert", "grouped"),
+    "patch": ("triton", "native", "gather", "reference"),
+    "reconstruction": ("triton", "native", "reference"),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backends:
     """Which backend serves each op."""
