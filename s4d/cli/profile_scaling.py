@@ -155,7 +155,7 @@ def measured(study: Study) -> dict[str, Any]:
 def checked_config(study: Study, point: Point) -> Config:
     """The configuration of one point; UsageError if its ranks cannot run it, DataError from its manifests."""
     from s4d.analysis.scaling.points import WARM_UP
-    from s4d.analysis.scaling.synthetic import synthetic_plan
+    from s4d.analysis.synthetic_batches import check_quotas
     from s4d.config import blamed_on, load
     from s4d.data.plan import build_plan
 
@@ -168,7 +168,10 @@ def checked_config(study: Study, point: Point) -> Config:
     given += [f"batch.per_step.{name}={quota * point.batches}" for name, quota in quotas.items()]
     config = load(study.config, given)
     with blamed_on(study.config, list(study.overrides)):
-        (synthetic_plan if study.synthetic else build_plan)(config, world_size=point.ranks)
+        if study.synthetic:
+            check_quotas(config, point.ranks)
+        else:
+            build_plan(config, world_size=point.ranks)
     if study.device.type == "cuda":
         import torch
 

@@ -24,11 +24,12 @@ from engine.schedule import build_schedule
 from engine.step_guard import StepGuard
 from engine.stop import StopRequest
 from s4d.analysis.scaling.points import WARM_UP
-from s4d.analysis.scaling.synthetic import SyntheticBatches, synthetic_heads, synthetic_plan
+from s4d.analysis.synthetic_batches import SyntheticBatches, description
 from s4d.cli.collectives import Traffic
 from s4d.config import Config
 from s4d.data.loader import TrainBatches, build_batches
 from s4d.errors import DataError
+from s4d.models.backends import check_backends
 from s4d.tasks import build_task, restore_task
 
 
@@ -98,10 +99,10 @@ def measure(config: Config, runtime: Runtime, traffic: Traffic, *, synthetic: bo
     """What one configuration does on these ranks; collective, the result is rank 0's."""
     batches: TrainBatches | SyntheticBatches
     if synthetic:
-        plan = synthetic_plan(config, world_size=runtime.world_size)
-        described = {"loss_weights": plan.loss_weights(), "classes": synthetic_heads(config)}
-        task = restore_task(config, described, device=runtime.device)
-        batches = SyntheticBatches(config, plan, runtime.rank)
+        check_backends(config.engine.backends)
+        task = restore_task(config, description(config), device=runtime.device)
+        steps = config.engine.steps or 0
+        batches = SyntheticBatches(config, steps, rank=runtime.rank, world_size=runtime.world_size)
     else:
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
         batches = build_batches(config, runtime.rank, runtime.world_size, runtime.device)

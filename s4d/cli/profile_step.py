@@ -177,7 +177,7 @@ def _built(config: Config, steps: int, device: torch.device, synthetic: bool) ->
 
         task = build_task(config, rank=0, world_size=1, device=device)
         return task, build_batches(config, 0, 1, device)
-    from s4d.analysis.step_profile.synthetic import SyntheticBatches, description
+    from s4d.analysis.synthetic_batches import SyntheticBatches, description
     from s4d.cli.profile_step_run import steps_in_all
     from s4d.models.backends import check_backends
     from s4d.tasks import restore_task

@@ -1,1 +1,1 @@
-"""How a step's rate grows with the number of ranks: points to measure, batches without files, efficiency, a picture."""
+"""How a step's rate grows with the number of ranks: points to measure, efficiency, a picture."""

@@ -1,4 +1,4 @@
-"""Scaling studies without ranks: points, what efficiency means, batches without files, cores of ranks, the picture."""
+"""Scaling studies without ranks: points, what efficiency means, cores of ranks, messages, the picture."""
 
 from __future__ import annotations
 
@@ -11,35 +11,14 @@ import pytest
 
 from s4d.analysis.scaling.plot import draw_scaling
 from s4d.analysis.scaling.points import MODES, Point, notes_on, points_of, rows_of
-from s4d.analysis.scaling.synthetic import SyntheticBatches, synthetic_heads, synthetic_plan
 from s4d.cli.collectives import bytes_sent, message_bytes, messages_agree
 from s4d.cli.local_ranks import available_cores, bound_to, run_ranks, share_cores
-from s4d.config import Config
-from s4d.errors import DataError, UsageError
+from s4d.errors import DataError
 
 
 def figures(rate: float, **changes: Any) -> dict[str, Any]:
     values = {"device": "cpu", "threads_per_rank": 1, "cores_per_rank": 1, "shares_cores": False}
     return {**values, "samples_per_second": rate, **changes}
-
-
-def small_config(task: str, **changes: Any) -> Config:
-    sources = [
-        {"name": "faces", "modality": "image", "manifest": "nowhere.csv", "stride": 1},
-        {"name": "clips", "modality": "video", "manifest": "nowhere.csv", "stride": 2},
-    ]
-    values: dict[str, Any] = {
-        "name": "test",
-        "run_dir": "runs/test",
-        "task": task,
-        "model": {"size": "tiny", "image_size": 32, "num_frames": 4},
-        "data": {"sources": sources, "mask_ratio": {"image": 0.5, "video": 0.75}},
-        "batch": {"per_step": {"faces": 4, "clips": 8}, "accumulation": 2},
-        "optim": {"lr": 1e-3},
-        "engine": {"steps": 2},
-        **changes,
-    }
-    return Config.model_validate(values)
 
 
 def test_a_run_that_two_modes_need_is_measured_once() -> None:
@@ -60,28 +39,6 @@ def test_efficiency_is_of_a_rank_against_the_fewest_ranks() -> None:
     assert found == [("strong", 2, 1.0, 2), ("strong", 4, 0.75, 2), ("weak", 2, 1.0, 2), ("weak", 4, 1.0, 2)]
     assert "with 4 ranks there are fewer cores" in notes_on(rows)[0]
     assert "fewer cores" not in notes_on(rows[:1])[0]
-
-
-@pytest.mark.parametrize("task", ["pretrain", "finetune"])
-def test_batches_without_files_have_the_shapes_of_the_run(task: str) -> None:
-    config = small_config(task)
-    plan = synthetic_plan(config, world_size=2)
-    batches = SyntheticBatches(config, plan, rank=1)
-    steps = list(batches.steps(0))
-    assert len(steps) == batches.total_steps == 2 and [len(step) for step in steps] == [2, 2]
-    assert batches.samples_per_step == {"image": 4, "video": 8}
-    batch = steps[0][0]
-    assert [tuple(group.pixels.shape) for group in batch.groups] == [(1, 1, 32, 32, 3), (2, 4, 32, 32, 3)]
-    assert batch.masked_indices.numel() == (2 + 2 * 6 if task == "pretrain" else 0)
-    assert [head.targets.shape[1] for head in batch.heads] == ([7, 7] if task == "finetune" else [])
-    assert batch.sample_ids != steps[1][0].sample_ids
-    assert steps[0][1].groups[1].pixels is batch.groups[1].pixels
-    assert list(synthetic_heads(config)) == (["faces", "clips"] if task == "finetune" else [])
-
-
-def test_ranks_that_do_not_divide_a_step_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"batch\.per_step\.faces: 4 views"):
-        synthetic_plan(small_config("pretrain"), world_size=4)
 
 
 def test_cores_are_disjoint_while_they_last() -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from s4d.analysis.step_profile.load import batch_load, mean_load
-from s4d.analysis.step_profile.synthetic import SyntheticBatches, description
 from s4d.analysis.step_work import step_work
+from s4d.analysis.synthetic_batches import SyntheticBatches, check_quotas, description
 from s4d.config import Config
+from s4d.errors import UsageError
 from s4d.models.sizes import architecture
 
 
@@ -67,6 +68,24 @@ def test_alternating_steps_hold_one_modality() -> None:
     held = [[group.modality for group in step[0].groups] for step in batches.steps(0)]
     assert held == [["image"], ["video"], ["image"]]
     assert next(step[0].step_samples for step in batches.steps(1)) == {"image": 0, "video": 4}
+
+
+def test_ranks_share_a_step() -> None:
+    steps = [next(SyntheticBatches(config("pretrain"), 1, rank=rank, world_size=2).steps(0))[0] for rank in range(2)]
+    assert [[group.pixels.shape[0] for group in step.groups] for step in steps] == [[2, 1], [2, 1]]
+    assert steps[0].step_samples == {"image": 8, "video": 4}
+    assert not set(steps[0].sample_ids) & set(steps[1].sample_ids)
+    assert not torch.equal(steps[0].groups[0].pixels, steps[1].groups[0].pixels)
+
+
+def test_ranks_that_do_not_divide_a_step_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"batch\.per_step\.clips: 4 views a step do not divide into 4 ranks x 2"):
+        check_quotas(config("pretrain"), 4)
+    data = {**config("finetune").data.model_dump(), "mix": {"mixup_alpha": 0.8}}
+    for source in data["sources"]:
+        source["views"] = 1
+    with pytest.raises(UsageError, match="2 ranks x 2 micro steps in pairs"):
+        check_quotas(config("finetune", data=data), 2)
 
 
 def test_the_load_of_a_mean_step() -> None:

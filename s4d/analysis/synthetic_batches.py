@@ -15,6 +15,7 @@ from s4d.data.draw_sample import DrawKey, train_draw
 from s4d.data.packing import Packer, StepInfo, View
 from s4d.data.reading import view_spec
 from s4d.data.sources import Source
+from s4d.errors import UsageError
 
 # Of a head whose classes only a manifest knows.
 CLASSES = 7
@@ -37,12 +38,27 @@ def _classes(source: SourceConfig) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(CLASSES))
 
 
-class SyntheticBatches:
-    """The same random step over and over; see `engine.protocols.Batches`."""
+def check_quotas(config: Config, world_size: int) -> None:
+    """UsageError where the views of a step do not divide over the ranks, as the plan of a real run says it."""
+    parts, mix = world_size * config.batch.accumulation, config.data.mix
+    mixed = mix.mixup_alpha > 0 or mix.cutmix_alpha > 0
+    for name, quota in config.batch.per_step.items():
+        if quota % (2 * parts if mixed else parts):
+            raise UsageError(
+                f"batch.per_step.{name}: {quota} views a step do not divide into {world_size} ranks x "
+                f"{config.batch.accumulation} micro steps{' in pairs' if mixed else ''}"
+            )
 
-    def __init__(self, config: Config, total_steps: int) -> None:
+
+class SyntheticBatches:
+    """The same random step of one rank over and over; see `engine.protocols.Batches`."""
+
+    def __init__(self, config: Config, total_steps: int, *, rank: int = 0, world_size: int = 1) -> None:
+        check_quotas(config, world_size)
         self.config = config
         self.total_steps = total_steps
+        self._rank = rank
+        self._parts = world_size * config.batch.accumulation
         ordered = sorted(config.data.sources, key=lambda source: source.modality != "image")
         self._sources = [_source(config, source) for source in ordered]
         heads = description(config)["classes"]
@@ -54,7 +70,7 @@ class SyntheticBatches:
 
     @property
     def samples_per_step(self) -> dict[str, int]:
-        """Views of each modality in a step."""
+        """Views of each modality in a step, over all ranks."""
         found: dict[str, int] = {}
         for source in self._sources:
             found[source.config.modality] = found.get(source.config.modality, 0) + self._quota(source)
@@ -80,10 +96,9 @@ class SyntheticBatches:
         return self.config.batch.per_step[source.config.name]
 
     def _micro_batch(self, number: int, modalities: list[str]) -> PackedBatch:
-        accumulation = self.config.batch.accumulation
-        counts = [self._quota(s) // accumulation * (s.config.modality in modalities) for s in self._sources]
+        counts = [self._quota(s) // self._parts * (s.config.modality in modalities) for s in self._sources]
         views = [self._views(source, count, number) for source, count in zip(self._sources, counts, strict=True)]
-        generator = torch.Generator().manual_seed(number)
+        generator = torch.Generator().manual_seed(number + self._rank * self.config.batch.accumulation)
         pixels = {}
         for modality in modalities:
             chosen = [i for i, source in enumerate(self._sources) if source.config.modality == modality]
@@ -97,7 +112,7 @@ class SyntheticBatches:
         augment = self.config.data.image if image else self.config.data.video
         views = []
         for number in range(count):
-            sample = f"{source.config.name}/{micro}/{number}"
+            sample = f"{source.config.name}/{self._rank}/{micro}/{number}"
             draw = train_draw(
                 DrawKey(seed=self.config.seed, epoch=0, sample_id=sample, view=0),
                 view_spec(self.config, source),
