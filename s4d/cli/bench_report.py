@@ -74,8 +74,8 @@ PARTS = (
         limit=120,
         options=("--peers", "engine,compile-*", "--cases", "pretrain_192_192,finetune_64_clips"),
     ),
-    Part(name="profile_pretrain", bench=None, limit=60, profile="configs/pretrain/s4d_vit_base_vox2_affectnet.yaml"),
-    Part(name="profile_finetune", bench=None, limit=60, profile="configs/finetune/s4d_vit_base_dfew_affectnet7.yaml"),
+    Part(name="profile_pretrain", bench=None, limit=90, profile="configs/pretrain/s4d_vit_base_vox2_affectnet.yaml"),
+    Part(name="profile_finetune", bench=None, limit=90, profile="configs/finetune/s4d_vit_base_dfew_affectnet7.yaml"),
     Part(name="tests", bench=None, limit=300),
 )
 

@@ -40,8 +40,12 @@ def label_spans(trace: Trace) -> Labels:
     labels: Labels = {}
     makers: dict[int, str] = {}
     latest: dict[str, str] = {}
+    # On a GPU the backward has a thread of its own, where hooks run outside of nodes too.
+    outermost = {span.thread: Label(BACKWARD, BACKWARD) for span in trace.spans if span.name.startswith(NODE)}
+    for step in windows(trace):
+        outermost.pop(step.thread, None)
     for span in trace.spans:
-        around = labels[span.parent] if span.parent is not None else None
+        around = labels[span.parent] if span.parent is not None else outermost.get(span.thread)
         label = _label(span, around, makers, latest)
         labels[span] = label
         if span.name.startswith(NODE) and label is not None:

@@ -77,6 +77,9 @@ STEP = [
     launch(9, 67, AUTOGRAD),
     op("nccl:all_reduce", 69, 2, AUTOGRAD),
     launch(10, 70, AUTOGRAD),
+    # A hook at the end of the backward, outside of all nodes.
+    op("aten::copy_", 74, 3, AUTOGRAD),
+    launch(14, 75, AUTOGRAD),
     op("aten::_fused_adamw_", 84, 3),
     launch(11, 85),
     host("cuda_runtime", "cudaStreamSynchronize", 88, 1, correlation=12),
@@ -89,6 +92,7 @@ STEP = [
     kernel(8, 63, 7),
     kernel(9, 70, 3),
     kernel(10, 71, 5, "ncclDevKernel_AllReduce"),
+    kernel(14, 77, 2, "copy"),
     kernel(11, 86, 10, "adamw"),
     # Decoded beside the step, by a thread without marks.
     launch(13, 24, 3),
@@ -108,7 +112,7 @@ def test_the_step_of_a_gpu_is_divided_whole(trace: Trace) -> None:
         Label("encoder linear", "forward"): 4,
         Label("encoder attention", "forward"): 4,
         Label("head and loss", "forward"): 3,
-        Label("backward", "backward"): 1,
+        Label("backward", "backward"): 1 + 2,
         Label("head and loss", "backward"): 2,
         Label("encoder attention", "backward"): 6,
         # The gradient's sum is the work of the part that made it.
@@ -130,13 +134,13 @@ def test_every_kernel_has_a_label(trace: Trace) -> None:
     found = {item.name: label for item, label in label_work(trace, label_spans(trace))}
     assert found["ncclDevKernel_AllReduce"] == Label("communication")
     assert found["decode"] == Label("data wait")
-    assert len(label_work(trace, label_spans(trace))) == 12
+    assert len(label_work(trace, label_spans(trace))) == 13
 
 
 def test_kernels_are_counted_by_phase(trace: Trace) -> None:
     (step,) = windows(trace)
     counts = syncs.launches(trace, label_spans(trace), Window(step.start, step.end), on_gpu=True)
-    assert counts == {"forward": 3, "backward": 5, "communication": 1, "optimizer": 1, "data wait": 1}
+    assert counts == {"forward": 3, "backward": 6, "communication": 1, "optimizer": 1, "data wait": 1}
 
 
 def test_waits_are_listed_with_phase_and_place() -> None:
