@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from s4d.analysis.bench_step import CASES
-from s4d.cli import bench_step, bench_step_memory, main
+from s4d.analysis.step_peers.table import PEERS
+from s4d.cli import bench_report, bench_step, bench_step_memory, main
+from s4d.cli.bench import patterns
 from s4d.cli.bench_step_memory import peak_memory
 from s4d.cli.bench_step_tables import BEGIN, END, committed, readme_lines, with_table
 from s4d.errors import DataError
@@ -154,3 +157,14 @@ def test_a_part_of_the_cases_replaces_no_results(tmp_path: Path, monkeypatch: py
     assert part.file is None and part.csv is None
     whole = bench_step._StepMeasurement(StepOptions(device=device), None, None, quick=True)
     assert whole.file is not None and whole.file.name == "step.json" and whole.csv is not None
+
+
+def test_the_gpu_report_names_cases_and_sides_that_exist() -> None:
+    parts = [part for part in bench_report.PARTS if part.bench == "step"]
+    assert parts
+    known = {"engine", *(peer.name for peer in PEERS)}
+    for part in parts:
+        chosen = dict(zip(part.options[::2], part.options[1::2], strict=True))
+        assert all(fnmatch.filter(known, pattern) for pattern in patterns(chosen["--peers"]))
+        assert set(patterns(chosen.get("--cases"))) <= set(CASES)
+        assert "--plots" not in bench_report.part_command(part, "cuda", Path("out.json"), [])
