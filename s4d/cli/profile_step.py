@@ -150,6 +150,8 @@ def _measured(
     runtime = start_runtime()
     try:
         ceiling = measure_ceiling(runtime.device, tuple(dict.fromkeys((dtype, torch.float32))), quick=quick)
+        if runtime.device.type == "cuda":
+            torch.cuda.empty_cache()  # else the step's peaks would hold what the limits were measured with
         task, batches = _built(config, steps, runtime.device, synthetic)
         try:
             found, files = profile_steps(config, task, batches, runtime, steps=steps, keep=keep)

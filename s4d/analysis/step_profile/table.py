@@ -32,6 +32,8 @@ def summary(document: Mapping[str, Any]) -> list[str]:
         f"host waits in our forward and backward: {syncs['ours_in_forward_and_backward']}",
     ]
     lines += [f"  {row['count']} x {row['call']} in {row['phase']}: {row['place']}" for row in syncs["rows"]]
+    if document["python_seconds"] is not None:
+        lines.append(f"Python between ops, in all parts: {duration(document['python_seconds'])}")
     memory = ", ".join(f"{name.replace('_', ' ')} {size / 1e6:.1f} MB" for name, size in document["memory"].items())
     return [*lines, f"memory: {memory}"]
 

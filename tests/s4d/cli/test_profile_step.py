@@ -183,6 +183,19 @@ def test_a_planted_wait_is_found_with_its_place(finetuned: dict[str, Any]) -> No
     assert finetuned["run"]["synthetic"] is True
 
 
+@pytest.mark.deep
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_stage_is_told_whole_and_waits_for_deepspeed_alone(stage: int, tmp_path: Path) -> None:
+    config = write_config(tmp_path, "finetune", zero_stage=stage)
+    document = profile(tmp_path, config, "--synthetic", "batch.accumulation=2")
+    check_whole(document)
+    there = {part for part, phases in document["parts"].items() if min(p["seconds"] for p in phases.values()) > 0}
+    assert there == {part for part in PARTS if not part.startswith("decoder")}
+    assert document["host_syncs"]["ours_in_forward_and_backward"] == 0, document["host_syncs"]["rows"]
+    assert {row["owner"] for row in document["host_syncs"]["rows"]} <= {"deepspeed", "ours"}
+    assert all(row["owner"] == "deepspeed" or "step_guard" in row["place"] for row in document["host_syncs"]["rows"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

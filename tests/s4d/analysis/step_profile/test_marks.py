@@ -82,6 +82,33 @@ def test_parts_of_finetuning(finetune: FinetuneModel, batch_of: Callable[..., Pa
     assert 0 < python < sum(found.values()) - found[IDLE]
 
 
+def test_what_lies_between_parts_has_one(
+    pretrain: PretrainModel, finetune: FinetuneModel, batch_of: Callable[..., PackedBatch]
+) -> None:
+    expected: list[tuple[nn.Module, str]] = [
+        (pretrain.encoder.patch_embed.proj, "embed"),
+        (pretrain.encoder.norm, "encoder linear"),
+        (pretrain.encoder_to_decoder, "decoder linear"),
+        (pretrain.decoder.norm, "decoder linear"),
+        (pretrain.decoder.head, "head and loss"),
+        (finetune.patch_embed.proj, "embed"),
+        (finetune.blocks[0].norm1, "encoder linear"),
+        (finetune.blocks[2].mlp, "encoder linear"),
+        (finetune.fc_norm, "head and loss"),
+        (finetune.head["faces"], "head and loss"),
+    ]
+    marks, seen = Marks(), {}
+    for model, batch in ((pretrain, batch_of(masked=MASKED)), (finetune, batch_of())):
+        with marked_model(model, marks):
+            for module, _ in expected:
+                module.register_forward_pre_hook(lambda owner, _: seen.__setitem__(owner, marks.part))
+            marks.active = True
+            loss_of(model, batch)
+            marks.active = False
+        assert marks.part == "", "all marks are closed"
+    assert [seen[module] for module, _ in expected] == [part for _, part in expected]
+
+
 class SlowBackward(torch.autograd.Function):
     """Passes values on, and gradients after a pause."""
 

@@ -50,6 +50,7 @@ def document(**run: Any) -> dict[str, Any]:
         "split": split(times),
         "parts": part_rows(times, load, LIMITS),
         "backward_outside_seconds": 0.05,
+        "python_seconds": 0.0123,
         "optimizer": optimizer_row(0.25, 10**8, "bf16", LIMITS),
         "utilisation": {"share": load.flops / step / 1e12},
         "launches": {"forward": 10, "backward": 20},
@@ -96,6 +97,8 @@ def test_the_table_ends_with_the_whole_step() -> None:
     synthetic = document(synthetic=True)
     assert ("data wait", "not measured") in [row[:2] for row in table(synthetic)]
     assert any("waiting for data is not measured" in line for line in summary(synthetic))
+    assert "Python between ops, in all parts: 12.3 ms" in summary(found)
+    assert not any("Python" in line for line in summary(found | {"python_seconds": None}))
 
 
 def test_the_page_has_all_of_it() -> None:
