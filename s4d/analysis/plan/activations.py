@@ -30,9 +30,12 @@ FAMILIES: dict[str, Backends] = {
 
 
 def backends_of(named: Mapping[str, str]) -> tuple[Backends, list[str]]:
-    """Triton's backends with those that a configuration names, and a line for each that is not modelled."""
-    unknown = [op for op, name in named.items() if name not in MODELLED.get(op, ())]
-    known = {op: name for op, name in named.items() if op not in unknown}
+    """Triton's backends with those that a configuration names, and a line for each that is not modelled.
+
+    How blocks run changes nothing: torch.compile too keeps what products read, rather than make it again.
+    """
+    unknown = [op for op, name in named.items() if op != "blocks" and name not in MODELLED.get(op, ())]
+    known = {op: name for op, name in named.items() if op in MODELLED and op not in unknown}
     lines = [f"engine.backends.{op}: {named[op]} is taken to keep what Triton's path keeps" for op in unknown]
     return dataclasses.replace(FAMILIES["triton"], **known), lines
 

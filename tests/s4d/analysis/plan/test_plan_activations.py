@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -24,6 +27,7 @@ from s4d.models.build import build_finetune, build_pretrain
 from s4d.models.classifier import FinetuneModel
 from s4d.models.mae import PretrainModel
 from s4d.models.sizes import Architecture, MoaeArchitecture
+from s4d.models.stream import Segments
 
 HEADS = {"image": 7, "video": 7}
 SAMPLES = {"image": 4, "video": 6}
@@ -167,6 +171,34 @@ def test_activations_of_the_triton_path_are_those_that_torch_tracks(task: str) -
     expected = activations(arch, stage, batch, keeps_gradients=True)
     assert expected.kept == pytest.approx(found.kept, rel=KEPT_CLOSE)
     assert expected.peak == pytest.approx(found.peak, rel=PEAK_CLOSE)
+
+
+def test_a_compiled_block_keeps_as_much() -> None:
+    """By the partition that torch.compile makes of forward and backward, run op by op."""
+    from torch._inductor.compile_fx import select_decomp_table
+
+    partitioned = aot_autograd(
+        fw_compiler=lambda graph, inputs: make_boxed_func(graph.forward),
+        bw_compiler=lambda graph, inputs: make_boxed_func(graph.forward),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=select_decomp_table(),
+    )
+    tokens, width = 2048, 64
+    segments = Segments(torch.arange(0, tokens + 1, 256, dtype=torch.int32), 256, ((8, 256),))
+    held = []
+    for compiled in (False, True):
+        block = vit.Block(width, 2, 4, {"attention": "grouped"}).train()
+        x = torch.zeros(tokens, width, requires_grad=True)
+        forward: Any = torch.compile(block.forward, backend=partitioned, fullgraph=True) if compiled else block.forward
+        run = Run(
+            forward=lambda forward=forward, x=x: (forward(x, segments, None, None, ())[0],),
+            leaves=(x, *block.parameters()),
+            upstream=(torch.ones(tokens, width),),
+            results=lambda outputs, gradients: {},
+        )
+        run.backward(run.outputs())
+        held.append(measure_memory(run, torch.device("cpu")).held)
+    assert held[1] == pytest.approx(held[0], rel=KEPT_CLOSE)
 
 
 def test_a_fine_tuning_clip_of_the_base_model_keeps_what_is_known_of_it() -> None:
