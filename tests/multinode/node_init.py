@@ -33,7 +33,8 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0) -> None:
 
 def build(name: str, folder: Path, shared: Path, keep: list[str]) -> None:
     """Own /tmp, /dev/shm, /run, home and host name; `shared` is the one folder that all nodes have in common."""
-    kept = {path: os.open(path, os.O_PATH) for path in {str(folder), str(shared), *keep}}
+    # A folder before what is in it, which then is there already.
+    kept = {path: os.open(path, os.O_PATH) for path in sorted({str(folder), str(shared), *keep})}
     mount("none", "/", flags=RECURSIVE | PRIVATE)
     for own in OWN_FOLDERS:
         mount("tmpfs", own, "tmpfs")
