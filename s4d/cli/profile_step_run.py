@@ -16,26 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from engine.ds_engine import build_engine
-from engine.ema import MovingAverage
 from engine.loop import Training
 from engine.runtime import Runtime
-from engine.schedule import build_schedule
-from engine.step_guard import StepGuard
-from engine.stop import StopRequest
 from kernels.bench.memory import quiet_stderr
 from kernels.launch import recording
 from s4d.analysis.step_profile.load import Load, batch_load
 from s4d.analysis.step_profile.marks import PREFIX, STEP, Marks, deepspeed_calls, marked_calls, marked_model
 from s4d.analysis.step_profile.trace import Trace, read_trace
+from s4d.cli.loop_alone import Silent, loop_alone
 from s4d.config import Config
 
 # The first step of ZeRO 3 records the order of the modules; allocators and choices of backends settle.
 WARM = 3
 PROFILED = 2
 EMPTY = Trace(spans=(), work=(), allocations=())
+
+
+def tell(line: str) -> None:
+    """Progress, beside the results."""
+    typer.echo(line, err=True)
 
 
 def steps_in_all(steps: int) -> int:
@@ -98,13 +100,6 @@ class MarkedTraining(Training):
             return Training.optimizer_step(self, step, micro_batches)
 
 
-class Silent:
-    """Stands for checkpoints, which a profile has none of."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
-
-
 class Clock(Silent):
     """Stands for the telemetry, which hears of every step: moves the passes on."""
 
@@ -139,46 +134,23 @@ class Session:
         classes = sum(len(names) for names in getattr(self.task, "classes", {}).values())
         precision = self.config.engine.precision
         watched = Watched(self.batches, marks, lambda batch: batch_load(arch, task, precision, classes, batch))
-        engine, state = build_engine(self.task, self.config, self.runtime)
         found = Found()
+        clock = Clock(self._passes(marks, found))
+        training, state = loop_alone(MarkedTraining, self.config, self.task, watched, self.runtime, clock)
         found.parameters = sum(torch.Size(shape).numel() for shape in state.shapes.values())
-        average = MovingAverage(state, self.config.optim.ema)
-        training = MarkedTraining(
-            engine=engine,
-            task=self.task,
-            batches=watched,
-            runtime=self.runtime,
-            settings=self.config.engine,
-            schedule=build_schedule(
-                self.config.optim,
-                samples_per_step=sum(self.batches.samples_per_step.values()),
-                total_steps=self.batches.total_steps,
-            ),
-            average=average,
-            guard=StepGuard(
-                engine,
-                runtime=self.runtime,
-                most_skipped=0,
-                diagnose=lambda *_, **__: "loss or gradient",
-                on_good=average.update,
-                on_bad=lambda *_: None,
-            ),
-            checkpoints=Silent(),  # type: ignore[arg-type]
-            telemetry=Clock(self._passes(marks, found)),  # type: ignore[arg-type]
-            stop=StopRequest(),
-            note_choices=lambda: None,
-            still_ours=lambda: None,
-        )
-        calls = [*deepspeed_calls(engine), (self.task, "forward", "head and loss")]
+        calls = [*deepspeed_calls(training.engine), (self.task, "forward", "head and loss")]
         with marked_model(self.task.module, marks), marked_calls(calls, marks):
             training.run(0)
         found.loads = watched.loads[WARM : WARM + self.steps]
         return found
 
     def _passes(self, marks: Marks, found: Found) -> Generator[None, None, None]:
+        tell(f"{WARM} steps to warm up")
         for _ in range(WARM):
             yield
+        tell(f"{self.steps} steps undisturbed")
         yield from self._undisturbed(found)
+        tell(f"{1 + PROFILED} steps under the profiler, then one with stacks")
         with self._profiled(self.folder / "trace.json", marks, stacks=False):
             yield
             self._wait()
