@@ -11,29 +11,24 @@ import sys
 import time
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import torch
 
-from engine.ds_engine import build_engine
-from engine.ema import MovingAverage
 from engine.failure import leave, report
 from engine.loop import Training
 from engine.runtime import Runtime, start_runtime
-from engine.schedule import build_schedule
-from engine.step_guard import StepGuard
-from engine.stop import StopRequest
 from s4d.analysis.scaling.points import WARM_UP
 from s4d.analysis.synthetic_batches import SyntheticBatches, description
 from s4d.cli.collectives import Traffic
+from s4d.cli.loop_alone import Silent, loop_alone
 from s4d.config import Config
 from s4d.data.loader import TrainBatches, build_batches
-from s4d.errors import DataError
 from s4d.models.backends import check_backends
 from s4d.tasks import build_task, restore_task
 
 
-class Clock:
+class Clock(Silent):
     """Stands where the loop has its telemetry: notes the ends of steps, and starts counting after the warm-up."""
 
     def __init__(self, traffic: Traffic, device: torch.device) -> None:
@@ -77,23 +72,6 @@ class Clock:
             "traffic": self._traffic.take(),
         }
 
-    def counters(self) -> dict[str, int]:
-        """Nothing is logged."""
-        return {}
-
-    def saved(self, seconds: float) -> None:
-        """Nothing is saved."""
-
-
-class NoCheckpoints:
-    """Stands where the loop has its checkpoints, and writes none."""
-
-    def settle(self) -> None: ...
-
-    def hold_updates(self) -> None: ...
-
-    def save(self, step: int, **_: object) -> None: ...
-
 
 def measure(config: Config, runtime: Runtime, traffic: Traffic, *, synthetic: bool) -> dict[str, Any]:
     """What one configuration does on these ranks; collective, the result is rank 0's."""
@@ -106,32 +84,14 @@ def measure(config: Config, runtime: Runtime, traffic: Traffic, *, synthetic: bo
     else:
         task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
         batches = build_batches(config, runtime.rank, runtime.world_size, runtime.device)
-    engine, state = build_engine(task, config, runtime)
-    average = MovingAverage(state, config.optim.ema)
     clock = Clock(traffic, runtime.device)
-    training = Training(
-        engine=engine,
-        task=task,
-        batches=batches,
-        runtime=runtime,
-        settings=config.engine,
-        schedule=build_schedule(config.optim, samples_per_step=1, total_steps=batches.total_steps),
-        average=average,
-        guard=StepGuard(
-            engine, runtime=runtime, most_skipped=0, diagnose=_refuse, on_good=average.update, on_bad=_refuse
-        ),
-        checkpoints=cast(Any, NoCheckpoints()),
-        telemetry=cast(Any, clock),
-        stop=StopRequest(),
-        note_choices=_nothing,
-        still_ours=_nothing,
-    )
+    training, state = loop_alone(Training, config, task, batches, runtime, clock)
     try:
         training.run(0)
         found = runtime.gather({**clock.found(), "threads": torch.get_num_threads()})
     finally:
         batches.close()
-    engine.destroy()
+    training.engine.destroy()
     return {
         # A step is over when its last rank is done.
         "step_seconds": [max(each) for each in zip(*(one["step_seconds"] for one in found), strict=True)],
@@ -142,14 +102,6 @@ def measure(config: Config, runtime: Runtime, traffic: Traffic, *, synthetic: bo
         "samples": sum(batches.samples_per_step.values()),
         "sizes": [torch.Size(each).numel() for each in state.shapes.values()],
     }
-
-
-def _nothing() -> None:
-    return
-
-
-def _refuse(*_: object, **__: object) -> NoReturn:
-    raise DataError("a step of the run to be measured is not finite")
 
 
 def main(job: dict[str, Any]) -> None:
