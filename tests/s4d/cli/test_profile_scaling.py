@@ -44,13 +44,14 @@ def test_without_manifests_the_file_is_named(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.launch
-def test_two_ranks_run_the_training_loop(tmp_path: Path) -> None:
+def test_two_ranks_run_the_training_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "scaling.json"
     given = ["--synthetic", "--device", "cpu", "--ranks", "2", "--mode", "weak", "--steps", "1"]
     assert main([*arguments("pretrain"), *given, "--json", str(target)]) == 0
     (row,) = json.loads(target.read_text())["rows"]
     assert (row["samples"], row["efficiency"], row["against"]) == (16, 1.0, 2)
     assert row["messages"].keys() == {"all_reduce", "all_gather_into_tensor"} and row["messages_agree"]
+    assert "all_gather_into_tensor" in capsys.readouterr().out
 
 
 @pytest.mark.deep
