@@ -66,6 +66,8 @@ class Watched:
         self._batches = batches
         self._marks = marks
         self._load_of = load_of
+        # Counted once for each layout, so that counting takes no time of the steps.
+        self._known: dict[Any, Load] = {}
         self.loads: list[list[Load]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -79,8 +81,14 @@ class Watched:
                 step = next(stream, None)
             if step is None:
                 return
-            self.loads.append([self._load_of(batch) for batch in step])
+            self.loads.append([self._load(batch) for batch in step])
             yield step
+
+    def _load(self, batch: Any) -> Load:
+        key = batch.layout, batch.layout_visible, tuple(group.modality for group in batch.groups)
+        if key not in self._known:
+            self._known[key] = self._load_of(batch)
+        return self._known[key]
 
 
 class MarkedTraining(Training):
