@@ -113,7 +113,7 @@ def _buffers(case: Case, sizes: Sequence[int], shard: float) -> float:
 class Passing:
     """Bytes on one rank that come and go within a step: beside the activations, and in the update, when these are gone.
 
-    They follow from DeepSpeed's code; `s4d bench zero` looks between these moments and does not see them.
+    They follow from DeepSpeed's code; `s4d bench zero` looks between these moments, `s4d profile step` has their peak.
     """
 
     backward: float
@@ -130,9 +130,10 @@ def passing(case: Case, sizes: Sequence[int]) -> Passing:
         return Passing(backward=0.0, update=flat + (flat / 2 if case.precision == "bf16" else 0.0))
     if case.stage == 1 and case.precision == "bf16" and case.offload == "none":
         return Passing(backward=0.0, update=flat)
-    # At stage 3 the bucket is there all the time.
-    bucket = 0.0 if case.stage == 3 else float(FP32 * REDUCE_BUCKET)
-    return Passing(backward=bucket, update=FP32 * shard if case.offload == "none" else 0.0)
+    # At stage 3 the bucket is there all the time. Stage 2 fills it with gradients as the backward makes them. When it is
+    # full it is copied to fp32; by then activations have gone that weigh more.
+    element = {1: FP32, 2: case.weight_bytes, 3: 0}[case.stage]
+    return Passing(backward=float(element * REDUCE_BUCKET), update=FP32 * shard if case.offload == "none" else 0.0)
 
 
 def on_device(case: Case, held: Memory) -> dict[str, float]:
