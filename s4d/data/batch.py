@@ -6,6 +6,7 @@ Letters: n samples of a group, B sequences of the batch (images first, then clip
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +57,8 @@ class PackedBatch:
     Tokens of a sequence are in raster order (temporal slice, row, column); sequences follow the groups. `layout` is
     the host tuple of (count, length) runs behind `cu_seqlens`; the `_visible` fields describe the encoder's stream
     (all tokens in fine-tuning, where `masked_indices` is empty). `step_samples` is the number of samples of each
-    modality in the whole optimizer step, over ranks and accumulation: the normaliser of the losses. `noise_keys` (B,) and
-    `layer_keys` (blocks,) are what router noise is drawn from, see `kernels.philox.layer_key`.
+    modality in the whole optimizer step, over ranks and accumulation: the normaliser of the losses. Router noise is
+    drawn from `noise_keys` (B,) and `layer_keys` (blocks,), see `kernels.philox.layer_key`.
     """
 
     groups: tuple[PixelGroup, ...]
@@ -125,20 +126,21 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """Copy of the batch with every tensor on `device`."""
-        return _move(self, device)
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> PackedBatch:
+        """The batch with `function` of every tensor in its place."""
+        result = _applied(self, function)
+        assert isinstance(result, PackedBatch)
+        return result
 
 
-def _move(record: PackedBatch, device: torch.device) -> PackedBatch:
-    def moved(value: object) -> object:
-        if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, tuple):
-            return tuple(moved(item) for item in value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {item.name: moved(getattr(value, item.name)) for item in dataclasses.fields(value)}
-            return type(value)(**fields)
-        return value
-
-    result = moved(record)
-    assert isinstance(result, PackedBatch)
-    return result
+def _applied(value: object, function: Callable[[Tensor], Tensor]) -> object:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):
+        return tuple(_applied(item, function) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {item.name: _applied(getattr(value, item.name), function) for item in dataclasses.fields(value)}
+        return type(value)(**fields)
+    return value

@@ -16,6 +16,7 @@ from s4d.data.micro_batches import READERS, Built, MicroBatches
 from s4d.data.plan import SamplePlan, build_plan
 from s4d.data.reading import Skipped
 from s4d.data.trial import refusal
+from s4d.data.upload import uploaded
 from s4d.data.workers import in_order
 from s4d.errors import UsageError
 
@@ -108,7 +109,8 @@ class TrainBatches:
             self._backend = choose(self.config, self.plan, self.rank, self.device)
         if self._backend in READERS:
             batches = MicroBatches(self.config, self.plan, self.rank, self._backend)
-            return in_order(batches, indices, self._workers)
+            stream = in_order(batches, indices, self._workers)
+            return stream if self.device.type == "cpu" else uploaded(stream, lambda built: built, self.device)
         from s4d.data.dali.drafts import Drafts
         from s4d.data.dali.finish import DaliMicroBatches, Finisher, finished
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from s4d.data.dali.decoder import Decoder
 from s4d.data.dali.drafts import Draft, Drafts, Sample
 from s4d.data.micro_batches import Built
 from s4d.data.plan import SamplePlan
-from s4d.data.staging import staged
+from s4d.data.upload import uploaded
 
 
 class Finisher:
@@ -70,32 +70,9 @@ class DaliMicroBatches:
 
 def finished(drafts: Generator[Draft, None, None], finisher: Finisher) -> Generator[Built, None, None]:
     """The batches of a stream of drafts, decoded in a thread of this process while the step before them computes."""
-    return _handed_over(staged(drafts, _work(finisher)), finisher)
-
-
-def _work(finisher: Finisher) -> Callable[[Draft], Built]:
-    if finisher.device.type == "cpu":
-        return finisher
-    # A stream of its own: decoding runs beside the step's kernels, not between them.
-    stream = torch.cuda.Stream(finisher.device)
-
-    def work(draft: Draft) -> Built:
-        with torch.cuda.device(finisher.device), torch.cuda.stream(stream):
-            built = finisher(draft)
-            stream.synchronize()
-        return built
-
-    return work
-
-
-def _handed_over(results: Generator[Built, None, None], finisher: Finisher) -> Generator[Built, None, None]:
+    batches = uploaded(drafts, finisher, finisher.device)
     try:
-        for batch, skipped in results:
-            for group in batch.groups:
-                if group.pixels.is_cuda:
-                    # Its memory may serve the decoding stream again only when the step's stream is through with it.
-                    group.pixels.record_stream(torch.cuda.current_stream(group.pixels.device))
-            yield batch, skipped
+        yield from batches
     finally:
-        results.close()
+        batches.close()
         finisher.close()
