@@ -130,8 +130,8 @@ def passing(case: Case, sizes: Sequence[int]) -> Passing:
         return Passing(backward=0.0, update=flat + (flat / 2 if case.precision == "bf16" else 0.0))
     if case.stage == 1 and case.precision == "bf16" and case.offload == "none":
         return Passing(backward=0.0, update=flat)
-    # At stage 3 the bucket is there all the time. Stage 2 fills it with gradients as the backward makes them. When it is
-    # full it is copied to fp32; by then activations have gone that weigh more.
+    # Stage 3 has its bucket all the time. Stage 2 fills it with gradients as they are made and copies it to fp32 when
+    # it is full; by then activations have gone that weigh more.
     element = {1: FP32, 2: case.weight_bytes, 3: 0}[case.stage]
     return Passing(backward=float(element * REDUCE_BUCKET), update=FP32 * shard if case.offload == "none" else 0.0)
 

@@ -246,9 +246,8 @@ def _show_choice(document: dict[str, Any], recipe: Recipe, way: Way) -> None:
         f"limits: {limits}" + (", and memory, which sets the accumulation" if way.accumulation > 1 else ""),
         f"sent from each GPU a step: {way.sent / GIGA:.3f} GB",
     ]
-    lines += [
-        f"to decode on each node: {document['decodes'][name]:.0f} a second of {name}" for name in document["decodes"]
-    ]
+    decodes = ", ".join(f"{name} {rate:.0f}" for name, rate in document["decodes"].items())
+    lines.append(f"samples that each node must decode a second: {decodes}")
     if document["hours"] is not None:
         floor = way.floor_seconds * (recipe.steps or 0) / HOUR
         lines.append(f"{recipe.steps} steps: {document['hours']:.1f} hours (floor {floor:.1f})")
