@@ -63,7 +63,11 @@ GOALS = (
     _cpu("finetune_4_clips", "speedup", 1.15),
     _cpu("finetune_4_clips", "speedup", 2.4, "fp32"),
     *(_cpu(case, "matmul_share", 0.6) for case in ("pretrain_8_clips", "finetune_4_clips")),
-    *(_cpu(case, "memory", 0.6) for case in ("pretrain_8_clips", "finetune_4_clips")),
+    *(
+        _cpu(case, "memory", 0.6, dtype)
+        for case in ("pretrain_8_clips", "finetune_4_clips")
+        for dtype in ("bf16", "fp32")
+    ),
     *(_cpu(case, "overhead", MOST_OVERHEAD) for case in ("pretrain_8_clips", "finetune_4_clips")),
     *(
         _cpu(case, "baseline", LEAST_SHARE, dtype, row="baseline")
