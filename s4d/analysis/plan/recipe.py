@@ -12,6 +12,7 @@ from torch import nn
 
 from s4d.config import Config
 from s4d.config_data import SourceConfig
+from s4d.config_section import Modality
 from s4d.data.masking import masked_count
 from s4d.data.plan import SamplePlan
 from s4d.data.sources import Source, head_classes, load_source
@@ -73,17 +74,19 @@ def read_recipe(config: Config, counts: Mapping[str, int]) -> Recipe:
         sizes=_sizes(arch, config.task, heads),
         classes=sum(heads.values()),
         kinds=_kinds(config, counts, assumed),
-        kept={
-            source.modality: arch.tokens(source.modality)
-            - (masked_count(arch.tokens(source.modality), config.data.mask_ratio[source.modality]))
-            * (config.task == "pretrain")
-            for source in config.data.sources
-        },
+        kept={source.modality: _kept(config, arch, source.modality) for source in config.data.sources},
         quotas=dict(config.batch.per_step),
         mixed=config.data.mix.mixup_alpha > 0 or config.data.mix.cutmix_alpha > 0,
         counted_twice=arch.experts is not None and moae.balance == "switch" and moae.balance_weight > 0,
         assumed=tuple(assumed),
     )
+
+
+def _kept(config: Config, arch: Architecture, modality: Modality) -> int:
+    """Tokens of a sample that the encoder sees."""
+    tokens = arch.tokens(modality)
+    hidden = masked_count(tokens, config.data.mask_ratio[modality]) if config.task == "pretrain" else 0
+    return tokens - hidden
 
 
 def _heads(config: Config, assumed: list[str]) -> dict[str, int]:
