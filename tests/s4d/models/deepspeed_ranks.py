@@ -11,6 +11,7 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -75,6 +76,9 @@ def main() -> None:
             if engine.global_rank == 0:
                 save_file(weights, folder / "expected.safetensors")
             engine.destroy()
+    # A rank that leaves while another still talks to it makes that one abort.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
