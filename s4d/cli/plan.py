@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +82,7 @@ def _planned(
     config: Config, recipe: Recipe, gpu: Gpu, nodes: int, gpus_per_node: int, profile: Path | None
 ) -> tuple[dict[str, Any], list[Way], Way | None]:
     """The document, every way and the chosen one."""
+    from kernels.bench.machine import source_commit
     from s4d.analysis.plan.activations import backends_of
     from s4d.analysis.plan.choice import as_document, choose, ways
 
@@ -104,6 +106,8 @@ def _planned(
         {
             "schema": 1,
             "kind": "plan",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": source_commit(),
             "config": config.name,
             "cluster": {"gpu": gpu.name, "nodes": nodes, "gpus_per_node": gpus_per_node, "gpu_bytes": gpu.memory},
             "parameters": sum(recipe.sizes),
