@@ -39,7 +39,7 @@ def graphs() -> int:
 
 
 def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(loss, [value for value in model.parameters()], allow_unused=True))
+    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
 
 
 def test_pretraining_is_two_graphs(
