@@ -105,7 +105,7 @@ def forward(
     residual: Tensor | None,
     settings: list[int],
 ) -> Outputs:
-    """Launch the forward. ``router``: weight and bias, twice with noise; ``noise``: none, values, or key and counters."""
+    """Launch the forward. ``router``: weight and bias, twice with noise; ``noise``: none, values, key and counters."""
     call, x = Settings.of(settings), x.contiguous()
     _, all_columns = padded_experts(router[0].shape[0], bool(noise))
     tile = router_tile(architecture(x.device), x.dtype, all_columns)

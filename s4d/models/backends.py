@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from kernels import attention, moae, patch, reconstruction
 from kernels.backends import Backend
-from s4d.models import compiled
 from s4d.errors import UsageError
+from s4d.models import compiled
 
 OPS: dict[str, Mapping[str, Backend]] = {
     "attention": attention.BACKENDS,

@@ -35,6 +35,7 @@ RESULTS = ROOT / "benchmarks/results/cpu/scorecard.json"
 WORK = ROOT / "runs/scorecard"
 START_SECONDS = 120.0
 CASES_PER_CHILD = 500
+SAVE_SECONDS = 60.0
 NAMED = 20
 
 
@@ -121,37 +122,31 @@ def totals_of(row: Row, totals: dict[str, Any]) -> dict[str, Any]:
     return known if known["target"] == row.target else empty
 
 
-def advance(row: Row, known: dict[str, Any], work: Path, seconds: float, limit: int) -> dict[str, Any]:
-    """Run further cases of a row and return its new totals; failures are also written to a file in `work`."""
+def advance(row: Row, known: dict[str, Any], work: Path, seconds: float, limit: int) -> Iterator[dict[str, Any]]:
+    """Run further cases of a row; its new totals after each. Failures are also written to a file in `work`."""
     cases = range(known["done"], min(row.target, known["done"] + limit))
-    outcomes = Counter(known["outcomes"])
-    failed, values = list(known["failed"]), list(known.get("values", []))
-    done = failures = 0
+    # Asked once: what runs was read when it began.
+    commit = _commit()
     work.mkdir(parents=True, exist_ok=True)
-    with (work / f"{row.name}.jsonl").open("a", encoding="utf-8") as log:
+    with (work / f"{row.name}.jsonl").open("a", encoding="utf-8", buffering=1) as log:
         for line in run_cases(row, cases, work / row.name, seconds):
-            done += 1
             if "failure" in line:
-                failures += 1
-                failed.append(line)
                 log.write(json.dumps(line) + "\n")
-            else:
-                outcomes[line["outcome"]] += 1
-                values += [line["value"]] if "value" in line else []
-    if not done:
-        return known
-    measured = {"values": values, "unit": row.measure.unit, "limit": row.measure.limit} if row.measure else {}
-    return {
-        **known,
-        **measured,
-        "goal": row.goal,
-        "done": known["done"] + done,
-        "failures": known["failures"] + failures,
-        "outcomes": dict(sorted(outcomes.items())),
-        "failed": failed[:NAMED],
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": _commit(),
-    }
+            known = {**_counted(row, known, line), "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": commit}
+            yield known
+
+
+def _counted(row: Row, known: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+    """Totals with one more case."""
+    known = {**known, "goal": row.goal, "done": known["done"] + 1}
+    if "failure" in line:
+        return {**known, "failures": known["failures"] + 1, "failed": [*known["failed"], line][:NAMED]}
+    outcomes = Counter(known["outcomes"]) + Counter([line["outcome"]])
+    known["outcomes"] = dict(sorted(outcomes.items()))
+    if row.measure is not None:
+        values = [*known.get("values", []), line["value"]]
+        known |= {"values": values, "unit": row.measure.unit, "limit": row.measure.limit}
+    return known
 
 
 def _commit() -> str:
@@ -263,9 +258,15 @@ def main() -> int:
     rows = [BY_NAME[name] for name in options.rows]
     end = time.monotonic() + options.minutes * 60
     for place, row in enumerate(rows):
-        known = totals_of(row, {} if options.again else _read(options.results))
+        known = before = totals_of(row, {} if options.again else _read(options.results))
         share = (end - time.monotonic()) / (len(rows) - place)
-        _write(options.results, row.name, advance(row, known, options.work, share, options.cases))
+        written = time.monotonic()
+        for known in advance(row, before, options.work, share, options.cases):
+            # A run that is ended from outside loses a minute of cases, not an hour.
+            if time.monotonic() - written > SAVE_SECONDS:
+                _write(options.results, row.name, known)
+                written = time.monotonic()
+        _write(options.results, row.name, known)
     totals = _read(options.results)
     return 0 if print_table(rows, totals) else 1
 

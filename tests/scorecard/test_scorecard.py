@@ -122,7 +122,7 @@ def test_values_are_measured(tmp_path: Path, scorecard: types.ModuleType) -> Non
 
 def test_totals_go_on_where_they_ended(tmp_path: Path, scorecard: types.ModuleType) -> None:
     row = scorecard.BY_NAME["R25"]
-    first = scorecard.advance(row, scorecard.totals_of(row, {}), tmp_path, 100, 5)
+    *_, first = scorecard.advance(row, scorecard.totals_of(row, {}), tmp_path, 100, 5)
     assert (first["done"], scorecard.state_of(row, first)) == (5, "open")
-    second = scorecard.advance(row, scorecard.totals_of(row, {"R25": first}), tmp_path, 100, 3)
+    *_, second = scorecard.advance(row, scorecard.totals_of(row, {"R25": first}), tmp_path, 100, 3)
     assert (second["done"], second["outcomes"]) == (8, {"refused": 8})
