@@ -130,9 +130,10 @@ def serve() -> None:
     root, answers = Path(sys.argv[1]), os.fdopen(os.dup(1), "w")
     # Whatever libraries print goes nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    faulthandler.dump_traceback_later(400, exit=True)
     runtime = start_runtime()
     for line in sys.stdin:
+        # A case that hangs ends here, with the place.
+        faulthandler.dump_traceback_later(400, exit=True)
         print(json.dumps(run(Case(**json.loads(line)), root, runtime)), file=answers, flush=True)
     leave(0)
 
