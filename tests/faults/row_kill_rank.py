@@ -44,10 +44,13 @@ def kill_one(trial: trials.Trial, form: str, run_dir: Path, draw: random.Random)
     # Without a launcher nobody tells a rank at start that the other one will never come.
     if form == "pair":
         trial.until(lambda: trials.logged(run_dir) >= 1)
-    rank, pid = draw.choice(sorted(trial.ranks().items()))
-    at_random(trial, run_dir, draw, calm.seconds(form))
-    if trial.status() is None and trial.signal(signal.SIGKILL, pid):
-        return rank
+    ranks = sorted(trial.ranks().items())
+    # None is left if the run was done meanwhile.
+    if ranks:
+        rank, pid = draw.choice(ranks)
+        at_random(trial, run_dir, draw, calm.seconds(form))
+        if trial.status() is None and trial.signal(signal.SIGKILL, pid):
+            return rank
     assert trial.wait() == 0, trial.err
     trial.close()
     return -1
