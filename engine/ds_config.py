@@ -32,7 +32,7 @@ def micro_batch_size(config: RunConfig, world_size: int) -> int:
 def build_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """Dictionary for `deepspeed.initialize`: no scheduler or optimizer section, reductions in fp32.
 
-    Gradients accumulate in fp32 too, except for bf16 without ZeRO, where DeepSpeed offers bf16 only.
+    Gradients accumulate in fp32 too.
     """
     micro = micro_batch_size(config, world_size)
     accumulation = config.batch.accumulation
@@ -56,8 +56,8 @@ def build_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         # torch's AdamW serves shards in host memory as well; DeepSpeed's own would be compiled at the first start.
         "zero_force_ds_cpu_optimizer": False,
     }
-    if config.engine.precision == "bf16":
+    # Without ZeRO it is the model that rounds, see `engine.half`.
+    if config.engine.precision == "bf16" and stage > 0:
         values["bf16"] = {"enabled": True}
-        if stage > 0:
-            values["data_types"] = {"grad_accum_dtype": "fp32"}
+        values["data_types"] = {"grad_accum_dtype": "fp32"}
     return values

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.ds_config import build_ds_config
+from engine.half import HalfForward
 from engine.master_state import MasterState
 from engine.param_groups import build_optimizer
 from engine.protocols import RunConfig, StepResult, Task
@@ -19,21 +20,22 @@ from engine.runtime import Runtime
 def build_engine(task: Task, config: RunConfig, runtime: Runtime) -> tuple[Any, MasterState]:
     """Return (DeepSpeed engine, named fp32 state) with the task's initial weights and an untouched AdamW.
 
-    DeepSpeed derives its fp32 weights from the rounded bf16 ones and, without ZeRO, spends an AdamW step on empty
-    gradients; both are undone here, so that the start does not depend on precision or stage.
+    DeepSpeed derives its fp32 weights from the rounded bf16 ones, which is undone here, so that the start does not
+    depend on precision or stage.
     """
     import deepspeed
 
     initial = {name: value.detach().to("cpu", copy=True) for name, value in task.module.named_parameters()}
+    without_zero_in_half = config.engine.zero_stage == 0 and config.engine.precision == "bf16"
     # DeepSpeed prints memory tables while it builds its bf16 optimizer.
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(
-            model=task.module,
+            model=HalfForward(task.module) if without_zero_in_half else task.module,
             optimizer=build_optimizer(task, config.optim),
             config=build_ds_config(config, runtime.world_size),
             dist_init_required=False,
         )
-    state = MasterState(engine)
+    state = MasterState(engine, task.module)
     state.scatter(state.shards, initial.__getitem__)
     state.reset_optimizer(step=0)
     state.push()
@@ -46,7 +48,7 @@ def backward(engine: Any, result: StepResult, *, world_size: int) -> None:
 
 
 def norm_before_step(engine: Any) -> Tensor | None:
-    """Global gradient norm before clipping where DeepSpeed keeps none (fp32 without ZeRO); None elsewhere.
+    """Global gradient norm before clipping where DeepSpeed keeps none (without ZeRO); None elsewhere.
 
     There the gradients are whole, and averaged by the last backward. After the step only the clipped ones are left.
     """

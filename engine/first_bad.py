@@ -37,13 +37,15 @@ class Finding:
 
 
 class Search:
-    """Computes a step's micro batches again on `module` and keeps the first tensor that is not finite."""
+    """Computes a step's micro batches again on `module`, the task's model or what it is wrapped in, and keeps the first
+    tensor that is not finite."""
 
     def __init__(self, task: Task, module: nn.Module, batches: Sequence[Batch]) -> None:
         self._task = task
         self._module = module
         self._batches = list(batches)
-        self._parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        named = task.module.named_parameters()
+        self._parameters = {name: value for name, value in named if value.requires_grad}
         self._looks = 0
         self._largest = (0.0, "")
         self._found: Finding | None = None
@@ -68,7 +70,8 @@ class Search:
         return self._found
 
     def _look_at_what_is_given(self) -> None:
-        for kind, tensors in (("weight", self._module.named_parameters()), ("buffer", self._module.named_buffers())):
+        model = self._task.module
+        for kind, tensors in (("weight", model.named_parameters()), ("buffer", model.named_buffers())):
             for name, tensor in tensors:
                 self._look(f"{kind} {name}", tensor)
                 # Where the weights are divided over the ranks, each looks at its own part too.
@@ -114,9 +117,8 @@ class Search:
 
             return look
 
-        handles = [
-            module.register_forward_hook(watch(name or "the model")) for name, module in self._module.named_modules()
-        ]
+        modules = self._task.module.named_modules()
+        handles = [module.register_forward_hook(watch(name or "the model")) for name, module in modules]
         try:
             yield
         finally:

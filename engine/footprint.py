@@ -39,6 +39,11 @@ class Case:
         """Bytes of a weight that the model computes with."""
         return FP32 if self.precision == "fp32" else 2
 
+    @property
+    def rounds_itself(self) -> bool:
+        """Whether the model holds fp32 weights and rounds them in each forward, see `engine.half`."""
+        return self.stage == 0 and self.precision == "bf16"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
@@ -66,10 +71,9 @@ def memory(case: Case, sizes: Sequence[int]) -> Memory:
     """Memory of one rank for weights of these sizes."""
     total = sum(sizes)
     shard = total / case.world_size if case.stage else total
-    # Without ZeRO in fp32 AdamW updates the model's own weights.
-    masters = 0.0 if case.stage == 0 and case.precision == "fp32" else FP32 * shard
-    weights = float(case.weight_bytes * total)
-    gathered = weights
+    # Without ZeRO AdamW updates the model's own weights.
+    masters = 0.0 if case.stage == 0 else FP32 * shard
+    weights = gathered = float((FP32 if case.rounds_itself else case.weight_bytes) * total)
     if case.stage == 3 and case.world_size > 1:
         weights = case.weight_bytes * (shard + _persistent(sizes))
         gathered = case.weight_bytes * (shard + total)
@@ -87,7 +91,7 @@ def memory(case: Case, sizes: Sequence[int]) -> Memory:
 def _gradients(case: Case, total: int, shard: float) -> float:
     offloaded = case.offload != "none"
     if case.stage == 0:
-        return float(case.weight_bytes * total)
+        return float(FP32 * total)
     if case.stage == 1 and case.precision == "bf16" and not offloaded:
         # DeepSpeed's optimizer for this case keeps whole fp32 sums beside what the backward left.
         return float((FP32 + case.weight_bytes) * total)
@@ -121,13 +125,12 @@ class Passing:
 
 
 def passing(case: Case, sizes: Sequence[int]) -> Passing:
-    """Buffers of the reduction, and copies of gradients in the update."""
+    """Rounded weights, buffers of the reduction, and copies of gradients in the update."""
     total = sum(sizes)
     shard = total / case.world_size if case.stage else total
     flat = float(FP32 * min(total, ALLREDUCE_BUCKET))
     if case.stage == 0:
-        # Gradients are copied into one message, which is then made fp32.
-        return Passing(backward=0.0, update=flat + (flat / 2 if case.precision == "bf16" else 0.0))
+        return Passing(backward=float(case.weight_bytes * total) if case.rounds_itself else 0.0, update=flat)
     if case.stage == 1 and case.precision == "bf16" and case.offload == "none":
         return Passing(backward=0.0, update=flat)
     # Stage 3 has its bucket all the time. Stage 2 fills it with gradients as they are made and copies it to fp32 when

@@ -1,7 +1,7 @@
 """fp32 weights and AdamW moments of a DeepSpeed engine as full tensors with names, at every ZeRO stage.
 
-AdamW updates a few fp32 tensors on each rank, here called shards: the parameters themselves, fp32 copies of them, or
-flat slices of all of them. `MasterState` knows which part of which parameter lies where, so that anything shaped like
+AdamW updates a few fp32 tensors on each rank, here called shards: the parameters themselves, or flat slices of fp32
+copies of them. `MasterState` knows which part of which parameter lies where, so that anything shaped like
 the shards (weights, moments, a moving average) can be gathered into, and set from, full tensors under parameter names.
 Offloaded, the shards lie in host memory while the device, over which the ranks talk, is a GPU.
 """
@@ -36,10 +36,10 @@ Layout = tuple[list[Tensor], dict[str, Fragment | None], bool]
 class MasterState:
     """Named view of what AdamW updates. Methods that gather are collective: every rank calls them in step."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, module: nn.Module) -> None:
         self._engine = engine
         self._optimizer: torch.optim.AdamW = engine.basic_optimizer
-        parameters = {name: value for name, value in engine.module.named_parameters() if value.requires_grad}
+        parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self.shapes = {name: tuple(getattr(value, "ds_shape", value.shape)) for name, value in parameters.items()}
         layout, self._push = KINDS[type(engine.optimizer).__name__]
         self.shards, self._fragments, self._replicated = layout(engine, parameters)
@@ -126,26 +126,12 @@ class MasterState:
             mine.copy_(theirs)
 
 
-def _whole_fragments(tensors: Mapping[str, Tensor]) -> Layout:
-    fragments: dict[str, Fragment | None] = {
-        name: Fragment(shard=index, shard_offset=0, offset=0, numel=tensor.numel())
-        for index, (name, tensor) in enumerate(tensors.items())
-    }
-    return list(tensors.values()), fragments, True
-
-
 def _own_parameters(engine: Any, parameters: Mapping[str, nn.Parameter]) -> Layout:
-    return _whole_fragments(parameters)
-
-
-def _fp32_copies(engine: Any, parameters: Mapping[str, nn.Parameter]) -> Layout:
-    optimizer = engine.optimizer
-    copies = {
-        id(low): high
-        for low_group, high_group in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-        for low, high in zip(low_group, high_group, strict=True)
+    fragments: dict[str, Fragment | None] = {
+        name: Fragment(shard=index, shard_offset=0, offset=0, numel=parameter.numel())
+        for index, (name, parameter) in enumerate(parameters.items())
     }
-    return _whole_fragments({name: copies[id(parameter)] for name, parameter in parameters.items()})
+    return list(parameters.values()), fragments, True
 
 
 def _flat_slices(shards: list[Tensor], parameters: Mapping[str, Any]) -> Layout:
@@ -188,13 +174,7 @@ def _zero_3(engine: Any, parameters: Mapping[str, Any]) -> Layout:
 
 
 def _push_nothing(engine: Any) -> None:
-    """The model computes with the fp32 weights themselves."""
-
-
-def _push_copies(engine: Any) -> None:
-    for low_group, high_group in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True):
-        for low, high in zip(low_group, high_group, strict=True):
-            low.copy_(high)
+    """The model computes with the fp32 weights themselves, or rounds them where it does."""
 
 
 def _push_flat(engine: Any) -> None:
@@ -214,7 +194,6 @@ def _push_zero_3(engine: Any) -> None:
 # DeepSpeed's optimizer class -> where the fp32 weights lie, how to hand them to the model.
 KINDS: dict[str, tuple[Callable[[Any, Mapping[str, Any]], Layout], Callable[[Any], None]]] = {
     "AdamW": (_own_parameters, _push_nothing),
-    "FP16_UnfusedOptimizer": (_fp32_copies, _push_copies),
     "DeepSpeedZeroOptimizer": (_zero_1_and_2, _push_flat),
     "BF16_Optimizer": (_zero_1_bf16, _push_flat),
     "DeepSpeedZeroOptimizer_Stage3": (_zero_3, _push_zero_3),

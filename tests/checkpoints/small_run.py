@@ -40,7 +40,7 @@ class SmallRun:
         self.task = SmallTask(module or small)
         self.optimizer = torch.optim.AdamW(self.task.module.parameters(), lr=0.01)
         self.state = MasterState(
-            SimpleNamespace(basic_optimizer=self.optimizer, optimizer=self.optimizer, module=self.task.module)
+            SimpleNamespace(basic_optimizer=self.optimizer, optimizer=self.optimizer), self.task.module
         )
         self.state.reset_optimizer(0)
         self.average = MovingAverage(self.state, 0.9)

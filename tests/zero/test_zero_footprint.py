@@ -28,7 +28,8 @@ def held(stage: int, world_size: int, precision: str, offload: str = "none") -> 
 def test_without_zero_everything_is_whole() -> None:
     assert held(0, 4, "fp32") == held(0, 1, "fp32")
     assert sum(held(0, 4, "fp32").values()) - held(0, 4, "fp32")["gathered"] == 4 + 8 + 4 + 4
-    assert held(0, 4, "bf16")["masters"] == 4 and held(0, 4, "bf16")["weights"] == 2
+    # The weights that are rounded for bf16 live in a step alone.
+    assert held(0, 4, "bf16") == held(0, 4, "fp32")
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
