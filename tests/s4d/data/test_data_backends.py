@@ -111,6 +111,8 @@ def test_a_continued_run_keeps_the_choice(finetune_config: MakeConfig, monkeypat
     config = finetune_config()
     plan = build_plan(config, world_size=1)
     monkeypatch.setattr("s4d.data.loader.choose", lambda *_: "pyav")
+    # There is no GPU to copy to.
+    monkeypatch.setattr("s4d.data.loader.uploaded", lambda batches, *_: batches)
     first = TrainBatches(config, plan, 0, GPU)
     assert first.choices() == {}
     next(first.steps(0))

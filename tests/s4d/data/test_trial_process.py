@@ -123,6 +123,7 @@ def test_training_goes_on_with_pyav_where_every_trial_is_lost(
     monkeypatch.setattr(
         backends, "try_apart", lambda name, config, plan, rank, _: try_apart(name, config, plan, rank, CPU)
     )
+    monkeypatch.setattr("s4d.data.loader.uploaded", lambda built, *_: built)
     config = finetune_config(data={"workers": 1})
     batches = TrainBatches(config, build_plan(config, world_size=1), 0, GPU)
     with caplog.at_level(logging.INFO):

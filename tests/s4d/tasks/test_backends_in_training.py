@@ -25,8 +25,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # The interpreter takes four seconds a step.
 TRITON_STEPS = 200 if DEVICE.type == "cuda" else 30
 
-DEFINITIONS = dict.fromkeys(OPS, "reference")
-TRITON = dict.fromkeys(OPS, "triton")
+KERNELS = [op for op in OPS if op != "blocks"]
+DEFINITIONS = {**dict.fromkeys(KERNELS, "reference"), "blocks": "plain"}
+TRITON = dict.fromkeys(KERNELS, "triton")
 
 
 def losses(
