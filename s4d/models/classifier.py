@@ -63,10 +63,11 @@ class FinetuneModel(nn.Module):
             keep = None
             if batch.drop_path_keep is not None and self.training:
                 keep = batch.drop_path_keep[layer].to(x.dtype)[owner, None]
-            # A key per block, not its number: compiled blocks are one piece of code for all of them.
-            block_noise: BlockNoise = RouterNoise(batch.layer_keys[layer : layer + 1], sample_key, batch.positions)
-            if noise is not None and block.moae is not None:
-                block_noise = noise[len(routing)]
+            block_noise: BlockNoise = None
+            if block.moae is not None:
+                # A key per block, not its number: compiled blocks are one piece of code for all of them.
+                key = batch.layer_keys[layer : layer + 1]
+                block_noise = RouterNoise(key, sample_key, batch.positions) if noise is None else noise[len(routing)]
             x, terms = block(x, segments, keep, block_noise, groups)
             if terms is not None:
                 routing.append(terms)
