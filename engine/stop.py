@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from engine.errors import EngineError
+from engine.errors import EXIT_SAVED, EngineError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # A queue and the launcher may both forward one request: what follows so soon is no second one.
 REPEAT_SECONDS = 5.0
+# Between a request and its end, a rank that waits for others to join gives them so long.
+JOIN_SECONDS = 10.0
+POLL_SECONDS = 0.25
 
 
 class StoppedAtOnceError(EngineError):
@@ -38,10 +45,17 @@ class StopRequest:
     def __init__(self) -> None:
         self._first: float | None = None
         self._at_once = False
+        self._noted = -1
         self._launcher: tuple[tuple[int, int], ...] = ()
 
     def install(self) -> None:
         """Take over the signals of this process (main thread only) and note the launcher, as early as can be."""
+        # Readable as soon as a signal comes, while `_note` has to wait for calls into C to return.
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._noted = read
         for number in SIGNALS:
             signal.signal(number, self._note)
         self._launcher = _launcher_chain()
@@ -57,6 +71,35 @@ class StopRequest:
     def requested(self) -> bool:
         """True once a stop was asked for."""
         return self._first is not None or any(_parent_of(child) != parent for child, parent in self._launcher)
+
+    @contextmanager
+    def heeded_while_joining(self) -> Iterator[None]:
+        """End this process some seconds after a request, if it still waits for other ranks by then.
+
+        Those may have been killed, and the wait is a call into C that lasts half an hour and ends for no signal.
+        Nothing has begun that would have to be saved.
+        """
+        joined = threading.Event()
+        threading.Thread(target=self._leave_unless, args=(joined,), name="stop while joining", daemon=True).start()
+        try:
+            yield
+        finally:
+            joined.set()
+
+    def _leave_unless(self, joined: threading.Event) -> None:
+        asked: float | None = None
+        while not joined.wait(POLL_SECONDS):
+            if asked is None and (self.requested or self._signalled()):
+                asked = time.monotonic()
+            if asked is not None and time.monotonic() - asked > JOIN_SECONDS:
+                print("stopped before all ranks had joined", file=sys.stderr, flush=True)
+                os._exit(EXIT_SAVED)
+
+    def _signalled(self) -> bool:
+        try:
+            return not set(SIGNALS).isdisjoint(os.read(self._noted, 64))
+        except OSError:
+            return False
 
 
 def _launcher_chain() -> tuple[tuple[int, int], ...]:

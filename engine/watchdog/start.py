@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.errors import EngineError
 from engine.runtime import Runtime, start_runtime
+from engine.stop import stop
 from engine.watchdog import node
 from engine.watchdog.evidence import STACK_SIGNAL
 from engine.watchdog.guard import Guard
@@ -48,8 +49,9 @@ class Member:
 def start_watched(run_dir: Path, phase_seconds: Mapping[str, float]) -> Runtime:
     """Join the run's process group and come under the watch of this node; collective."""
     limits = Limits(phase_seconds)
-    runtime = start_runtime(limits.start)
-    members: list[Member] = runtime.gather(_describe(runtime.rank))
+    with stop.heeded_while_joining():
+        runtime = start_runtime(limits.start)
+        members: list[Member] = runtime.gather(_describe(runtime.rank))
     mine = members[runtime.rank]
     local = [member for member in members if member.node == mine.node]
     leads = runtime.rank == local[0].rank

@@ -73,3 +73,33 @@ def test_death_of_the_launcher_is_a_request(tmp_path: Path) -> None:
 
 def test_plain_parents_may_go() -> None:
     assert stop._launcher_chain() == ()
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_request_ends_a_wait_for_other_ranks_that_no_signal_ends(joins: bool) -> None:
+    # A read that goes on after a signal is like the wait for a store: Python's own handlers have to wait.
+    rank = (
+        "import ctypes, os, signal, sys, time\n"
+        "from engine import stop\n"
+        "stop.JOIN_SECONDS = 0.5\n"
+        "stop.stop.install()\n"
+        "signal.siginterrupt(signal.SIGTERM, False)\n"
+        "waiting, writing = os.pipe()\n"
+        "print('ready', flush=True)\n"
+        "with stop.stop.heeded_while_joining():\n"
+        f"    {'time.sleep(0.1)' if joins else 'ctypes.CDLL(None).read(waiting, ctypes.create_string_buffer(1), 1)'}\n"
+        "time.sleep(1.5)\n"
+        "sys.exit(3 if stop.stop.requested else 4)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", rank], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == ((3, "") if joins else (75, "stopped before all ranks had joined\n"))
