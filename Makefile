@@ -93,9 +93,10 @@ scorecard: env ## count the promises about faults and bad input on towards their
 
 # No prerequisite: a GPU host brings its own Python, `make gpu-report PY=python3` with packages on PYTHONPATH.
 DEVICE ?= cuda
+PARTS ?=
 REPORT_OPTIONS ?=
-gpu-report: ## benchmarks, step profile and GPU tests of this machine's GPU, under 10 minutes, into one JSON
-	$(PY) -c 'import sys; from s4d.cli import main; sys.exit(main())' bench gpu-report --device $(DEVICE) $(REPORT_OPTIONS)
+gpu-report: ## benchmarks, profiles, GPU tests and the pipeline into one JSON; PARTS=kernels, steps, pipeline: under 10 minutes each
+	$(PY) -c 'import sys; from s4d.cli import main; sys.exit(main())' bench gpu-report --device $(DEVICE) $(if $(PARTS),--only $(PARTS)) $(REPORT_OPTIONS)
 
 BASE ?= HEAD
 COMPARE_OPTIONS ?=

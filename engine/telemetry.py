@@ -161,6 +161,7 @@ def describe_environment(runtime: Runtime) -> dict[str, Any]:
         "threads_per_rank": torch.get_num_threads(),
         "device": str(torch.cuda.get_device_name(runtime.device)) if runtime.device.type == "cuda" else "cpu",
         "world_size": runtime.world_size,
+        "collectives": dist.get_backend(),
         "commit": _commit(),
         "packages": {name: _version(name) for name in PACKAGES},
     }

@@ -1,18 +1,17 @@
-"""`s4d bench gpu-report`: all benchmarks, a step profile and the GPU tests in one go, into one JSON document.
+"""`s4d bench gpu-report`: all benchmarks, step profiles, the GPU tests and the whole pipeline, into one JSON document.
 
 Each part runs in a process of its own under a time limit; a part that fails or runs out of time is recorded with the
-end of its output, keeps what it had measured, and the others go on.
+end of its output, keeps what it had measured, and the others go on. Calls for some of the parts add to the document
+that is there.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +19,10 @@ from typing import Annotated, Any
 
 import typer
 
-from s4d.cli.bench import Device, chosen_device
+from s4d.cli.bench import Device, chosen_device, patterns
+from s4d.cli.bounded_command import run_bounded, source_environment
 from s4d.cli.output import print_lines, print_table, relative
+from s4d.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 _REHEARSAL = Path("runs") / "gpu-report"
@@ -42,103 +43,151 @@ LITTLE = (
     "data.mask_ratio={image: 0.5, video: 0.5}",
 )
 _ENTRY = "import sys; from s4d.cli import main; sys.exit(main())"
-# Left for writing the document when the last part uses up its time.
+# Left to a part for ending by itself, and at the end for writing the document.
 _RESERVE = 10.0
+# Most seconds of the parts of a group, for hosts that allow a command ten minutes.
+GROUP_SECONDS = 570.0
+_PIPELINE_FOLDER = ROOT / "runs" / "gpu-report" / "pipeline"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One process: a name, the benchmark it runs (None for other commands), its most seconds, and options of its own.
+    """One process: a name, its group, its most seconds, the benchmark it runs and options of its own.
 
     `profile` names the configuration whose steps are profiled, on random pixels. The tests are neither.
     """
 
     name: str
-    bench: str | None
+    group: str
     limit: float
+    bench: str | None = None
     options: tuple[str, ...] = ()
     profile: str | None = None
 
 
-# Benchmarks first: each checks its results before it times them. The tests get what is left of the whole.
+# What matters most stands first: a host that ends a command early has that. Benchmarks check before they time.
 PARTS = (
-    Part(name="attention", bench="attention", limit=190),
-    Part(name="moae", bench="moae", limit=90),
-    Part(name="reconstruction", bench="reconstruction", limit=60),
-    Part(name="patch", bench="patch", limit=30),
-    Part(name="step", bench="step", limit=70, options=("--peers", "engine,bare,release-eager")),
+    Part(name="attention", group="kernels", bench="attention", limit=190),
+    Part(name="moae", group="kernels", bench="moae", limit=90),
+    Part(name="reconstruction", group="kernels", bench="reconstruction", limit=60),
+    Part(name="patch", group="kernels", bench="patch", limit=30),
+    Part(name="tests", group="kernels", limit=200),
+    Part(name="step", group="steps", bench="step", limit=100, options=("--peers", "engine,bare,release-eager")),
+    Part(
+        name="profile_pretrain", group="steps", limit=120, profile="configs/pretrain/s4d_vit_base_vox2_affectnet.yaml"
+    ),
+    Part(
+        name="profile_finetune", group="steps", limit=120, profile="configs/finetune/s4d_vit_base_dfew_affectnet7.yaml"
+    ),
     # Compiling takes longer than all else of a step; what is not compiled in time is missing alone.
     Part(
         name="step_compiled",
+        group="steps",
         bench="step",
-        limit=120,
+        limit=180,
         options=("--peers", "engine,compile-*", "--cases", "pretrain_192_192,finetune_64_clips"),
     ),
-    Part(name="profile_pretrain", bench=None, limit=90, profile="configs/pretrain/s4d_vit_base_vox2_affectnet.yaml"),
-    Part(name="profile_finetune", bench=None, limit=90, profile="configs/finetune/s4d_vit_base_dfew_affectnet7.yaml"),
-    Part(name="tests", bench=None, limit=300),
+    Part(name="pipeline", group="pipeline", bench="pipeline", limit=560),
 )
+GROUPS = tuple(dict.fromkeys(part.group for part in PARTS))
 
 
 def gpu_report(
     device: Device = None,
+    *,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the document; benchmarks/results/<device>, for chosen cases runs/gpu-report."),
     ] = None,
-    limit: Annotated[float, typer.Option(help="Most seconds of all parts together.")] = 580.0,
+    limit: Annotated[
+        float | None, typer.Option(help="Most seconds of all parts together; the sum of theirs if left out.")
+    ] = None,
     cases: Annotated[str | None, typer.Option(help="Only these cases in every benchmark.", show_default=False)] = None,
     repeats: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
-    skip: Annotated[str, typer.Option(help="Parts to leave out, separated by commas.")] = "",
+    only: Annotated[
+        str | None,
+        typer.Option(help="Parts or groups of parts, separated by commas; all if left out.", show_default=False),
+    ] = None,
+    skip: Annotated[
+        str | None, typer.Option(help="Parts or groups to leave out, separated by commas.", show_default=False)
+    ] = None,
 ) -> None:
-    """Run every benchmark, the step profile and the GPU tests; exit 1 if a part fails."""
+    """Run every benchmark, the step profiles, the GPU tests and the pipeline; exit 1 if a part fails.
+
+    Groups of parts, each below ten minutes: kernels, steps, pipeline.
+    """
     from s4d.cli.bench_files import results_folder, write_document
 
-    target = chosen_device(device)
+    target, chosen = chosen_device(device), chosen_parts(only, skip)
     # A part of the cases must not replace the results of all of them.
     folder = (out or (results_folder(target) if cases is None else _REHEARSAL)).resolve()
-    logs = folder / "gpu-report"
+    logs, path = folder / "gpu-report", folder / "gpu-report.json"
     logs.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + limit - _RESERVE
-    parts: list[dict[str, Any]] = []
-    for part in PARTS:
-        if part.name in skip.split(","):
-            parts.append({"name": part.name, "state": "skipped"})
-            continue
-        seconds = min(part.limit, end - time.monotonic())
+    document = _document(target, _earlier(path, target))
+    end = time.monotonic() + (limit or sum(part.limit + _RESERVE for part in chosen)) - _RESERVE
+    for part in chosen:
         # A rehearsal on chosen cases states no shares of the machine's limits.
         extra = ["--cases", cases, "--quick-ceiling"] if cases else []
         extra += ["--repeats", str(repeats)] if repeats else []
-        parts.append(_run(part, target.type, logs, seconds, extra))
-        write_document(folder / "gpu-report.json", _document(target, parts))
-        print_lines([f"gpu-report: {part.name}: {parts[-1]['state']} after {parts[-1]['seconds']:.0f} s"])
+        ran = _run(part, target.type, logs, min(part.limit, end - time.monotonic()), extra)
+        document = _document(target, [each for each in document["parts"] if each["name"] != part.name] + [ran])
+        write_document(path, document)
+        print_lines([f"gpu-report: {part.name}: {ran['state']} after {ran['seconds']:.0f} s"])
         sys.stdout.flush()
-    document = _document(target, parts)
-    write_document(folder / "gpu-report.json", document)
     _show(document)
-    print_lines([f"results: {relative(folder / 'gpu-report.json')}"])
-    if not document["ok"]:
+    print_lines([f"results: {relative(path)}"])
+    states = {part["name"]: part["state"] for part in document["parts"]}
+    if any(states[part.name] != "passed" for part in chosen):
         raise typer.Exit(1)
+
+
+def chosen_parts(only: str | None, skip: str | None) -> list[Part]:
+    """The parts of the names or groups in `only`, without those in `skip`; UsageError for a name that is none."""
+    known = [name for part in PARTS for name in (part.name, part.group)]
+    for option, text in (("--only", only), ("--skip", skip)):
+        for name in patterns(text):
+            if name not in known:
+                raise UsageError(f"{option}: expected some of {', '.join(dict.fromkeys(known))}, got {name!r}")
+    chosen = [part for part in PARTS if only is None or {part.name, part.group} & {*patterns(only)}]
+    chosen = [part for part in chosen if not {part.name, part.group} & {*patterns(skip)}]
+    if not chosen:
+        raise UsageError("--only, --skip: no part is left")
+    return chosen
+
+
+def _earlier(path: Path, device: Any) -> list[dict[str, Any]]:
+    """Parts of an earlier report of this machine."""
+    from kernels.bench.machine import device_slug
+
+    if not path.exists():
+        return []
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = document["parts"] if document["machine"]["slug"] == device_slug(device) else []
+        return [part for part in found if part["name"] in {each.name for each in PARTS}]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no results of `s4d bench gpu-report`: {error}") from error
 
 
 def _run(part: Part, device: str, logs: Path, seconds: float, extra: list[str]) -> dict[str, Any]:
     """Run one part; its state is passed, failed, out of time, or not started."""
+    from kernels.bench.machine import source_commit
+
+    facts = {"name": part.name, "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": source_commit()}
     if seconds <= 0:
-        return {"name": part.name, "state": "not started: no time left", "seconds": 0.0}
+        return {**facts, "state": "not started: no time left", "seconds": 0.0}
     log, result = logs / f"{part.name}.log", logs / f"{part.name}.json"
     result.unlink(missing_ok=True)
-    path = [os.fspath(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    if device == "cuda":
-        environment["S4D_REQUIRE_GPU"] = "1"
-    command = part_command(part, device, result, extra)
+    environment = source_environment() | ({"S4D_REQUIRE_GPU": "1"} if device == "cuda" else {})
+    command = part_command(part, device, result, extra, seconds)
     start = time.monotonic()
-    state = _wait(command, environment, log, seconds)
+    outcome = run_bounded(command, log=log, environment=environment, cwd=ROOT, limit=seconds, new_session=True)
     document = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
     result.unlink(missing_ok=True)
+    failed = f"failed with status {outcome}" if isinstance(outcome, int) else f"{outcome} after {seconds:.0f} s"
     return {
-        "name": part.name,
-        "state": state,
+        **facts,
+        "state": "passed" if outcome == 0 else failed,
         "seconds": time.monotonic() - start,
         "command": command[1:],
         "tail": log.read_text(encoding="utf-8", errors="replace")[-_TAIL:],
@@ -146,17 +195,20 @@ def _run(part: Part, device: str, logs: Path, seconds: float, extra: list[str]) 
     }
 
 
-def part_command(part: Part, device: str, result: Path, extra: list[str]) -> list[str]:
+def part_command(part: Part, device: str, result: Path, extra: list[str], seconds: float) -> list[str]:
     """The process of a part; `extra` are options for every benchmark, in a rehearsal which cases."""
-    s4d = [sys.executable, "-c", _ENTRY]
+    s4d, rehearsal = [sys.executable, "-c", _ENTRY], "--cases" in extra
     wishes = ["--device", device, "--json", os.fspath(result), *part.options]
+    if part.bench == "pipeline":
+        size = ["--size", "tiny"] if rehearsal else []
+        limits = ["--limit", f"{max(1.0, seconds - _RESERVE):.0f}", "--out", os.fspath(_PIPELINE_FOLDER)]
+        return [*s4d, "bench", "pipeline", *wishes, *limits, *size]
     if part.bench is not None:
         plots = ["--plots", os.fspath(result.parent)] if part.bench != "step" else []
         return [*s4d, "bench", part.bench, *wishes, *extra, *plots]
     if part.profile is not None:
         config = os.fspath(ROOT / part.profile)
-        little = LITTLE if "--cases" in extra else ()
-        return [*s4d, "profile", "step", "--config", config, "--synthetic", *wishes, *little]
+        return [*s4d, "profile", "step", "--config", config, "--synthetic", *wishes, *(LITTLE if rehearsal else ())]
     return [sys.executable, "-m", "pytest", *_TEST_OPTIONS, os.fspath(ROOT / "tests")]
 
 
@@ -174,37 +226,22 @@ _TEST_OPTIONS = (
 )
 
 
-def _wait(command: list[str], environment: Mapping[str, str], log: Path, seconds: float) -> str:
-    with log.open("wb") as stream:
-        # A session of its own, so that what the part has started ends with it.
-        process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, start_new_session=True
-        )
-        try:
-            status = process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return f"out of time after {seconds:.0f} s"
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    return "passed" if status == 0 else f"failed with status {status}"
-
-
-def _document(device: Any, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _document(device: Any, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from kernels.bench.machine import machine_facts, source_commit
 
-    goals = [goal for part in parts for goal in (part.get("document") or {}).get("goals", [])]
+    places = {part.name: place for place, part in enumerate(PARTS)}
+    parts = sorted(parts, key=lambda part: places[part["name"]])
+    missing = [name for name in places if name not in {part["name"] for part in parts}]
     return {
-        "schema": 1,
+        "schema": 2,
         "kind": "measurement",
         "what": "gpu-report",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": source_commit(),
         "machine": machine_facts(device),
-        "ok": all(part["state"] in ("passed", "skipped") for part in parts),
-        "goals": goals,
+        "ok": not missing and all(part["state"] == "passed" for part in parts),
+        "missing": missing,
+        "goals": [goal for part in parts for goal in (part.get("document") or {}).get("goals", [])],
         "parts": parts,
     }
 
@@ -213,7 +250,12 @@ def _show(document: Mapping[str, Any]) -> None:
     from s4d.cli.bench_tables import show_goals
 
     print_table(
-        ("part", "state", "seconds"),
-        [(part["name"], part["state"], f"{part.get('seconds', 0):.0f}") for part in document["parts"]],
+        ("part", "state", "seconds", "commit"),
+        [
+            (part["name"], part["state"], f"{part['seconds']:.0f}", (part["commit"] or "")[:12])
+            for part in document["parts"]
+        ],
     )
+    if document["missing"]:
+        print_lines([f"not run yet: {', '.join(document['missing'])}"])
     show_goals(document["goals"])

@@ -46,7 +46,7 @@ def choose(config: Config, plan: SamplePlan, rank: int, device: torch.device) ->
         return "pyav"
     chosen = [""]
     if rank == 0:
-        chosen = [fastest([_trial(backend, config, plan, device) for backend in BACKENDS])]
+        chosen = [fastest(try_all(config, plan, device))]
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(chosen, src=0)
     return chosen[0]
@@ -55,6 +55,11 @@ def choose(config: Config, plan: SamplePlan, rank: int, device: torch.device) ->
 def _cached(plan: SamplePlan) -> str | None:
     """Name of a source that is read from a cache, which needs no decoder."""
     return next((source.config.name for source in plan.sources if source.cache is not None), None)
+
+
+def try_all(config: Config, plan: SamplePlan, device: torch.device) -> list[Trial]:
+    """A trial of each backend on the first rank's first samples."""
+    return [_trial(backend, config, plan, device) for backend in BACKENDS]
 
 
 def _trial(backend: str, config: Config, plan: SamplePlan, device: torch.device) -> Trial:

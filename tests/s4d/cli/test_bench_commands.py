@@ -132,19 +132,20 @@ def test_a_projection_is_labelled(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_report_records_parts_that_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = (
-        Part(name="hangs", bench="patch", limit=0.2),
-        Part(name="fails", bench="nonsense", limit=60),
-        Part(name="works", bench="patch", limit=120),
+        Part(name="hangs", group="some", bench="patch", limit=0.2),
+        Part(name="fails", group="some", bench="nonsense", limit=60),
+        Part(name="works", group="some", bench="patch", limit=120),
+        Part(name="left", group="others", bench="patch", limit=120),
     )
     monkeypatch.setattr(bench_report, "PARTS", parts)
-    arguments = ["--device", "cpu", "--cases", "tiny", "--repeats", "1", "--out", str(tmp_path), "--skip", "none"]
+    arguments = ["--device", "cpu", "--cases", "tiny", "--repeats", "1", "--out", str(tmp_path), "--skip", "others"]
     assert main(["bench", "gpu-report", *arguments]) == 1
     document = read(tmp_path / "gpu-report.json")
     states = {part["name"]: part["state"] for part in document["parts"]}
     assert states["hangs"].startswith("out of time")
     assert states["fails"] == "failed with status 2" and "nonsense" in document["parts"][1]["tail"]
     assert states["works"] == "passed" and document["parts"][2]["document"]["rows"]
-    assert document["ok"] is False
+    assert document["ok"] is False and document["missing"] == ["left"]
 
 
 PROFILES = [part for part in bench_report.PARTS if part.profile is not None]
@@ -154,7 +155,7 @@ def test_a_step_of_each_task_is_profiled() -> None:
     tasks = [load(bench_report.ROOT / str(part.profile)).task for part in PROFILES]
     assert tasks == ["pretrain", "finetune"]
     for part in PROFILES:
-        command = bench_report.part_command(part, "cuda", Path("out.json"), [])
+        command = bench_report.part_command(part, "cuda", Path("out.json"), [], 60)
         assert command[3:5] == ["profile", "step"] and "--synthetic" in command
         assert command[command.index("--device") + 1] == "cuda"
 

@@ -167,4 +167,4 @@ def test_the_gpu_report_names_cases_and_sides_that_exist() -> None:
         chosen = dict(zip(part.options[::2], part.options[1::2], strict=True))
         assert all(fnmatch.filter(known, pattern) for pattern in patterns(chosen["--peers"]))
         assert set(patterns(chosen.get("--cases"))) <= set(CASES)
-        assert "--plots" not in bench_report.part_command(part, "cuda", Path("out.json"), [])
+        assert "--plots" not in bench_report.part_command(part, "cuda", Path("out.json"), [], 60)
