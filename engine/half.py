@@ -6,21 +6,136 @@ model to look after: gradients are fp32 sums, and nothing waits for the device.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.hooks import RemovableHandle
 
 
 class HalfForward(nn.Module):
-    """`module` computing in bf16: each forward rounds weights and floating-point buffers, which stay as they are."""
+    """`module` computing in bf16: each forward rounds weights and floating-point buffers, which stay as they are.
+
+    Members of lists of modules, the layers of a model, are rounded one by one when their turn comes.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        layers = [layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part]
+        inside = {id(part) for layer in layers for part in layer.modules()}
+        self._outside = _Places([part for part in module.modules() if id(part) not in inside])
+        for layer in layers:
+            layer.forward = _HalfLayer(layer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `module` returns for the same arguments."""
-        given = [*self.module.named_parameters(), *self.module.named_buffers()]
-        rounded = {name: value.to(torch.bfloat16) for name, value in given if value.is_floating_point()}
-        return torch.func.functional_call(self.module, rounded, args, kwargs)
+        with self._outside.rounded():
+            return self.module(*args, **kwargs)
+
+
+class _HalfLayer:
+    """Forward of one layer with bf16 weights.
+
+    On a CPU the backward makes weights and layer norms again that it needs, rather than have those of all layers kept
+    for it. A GPU's memory goes to other things, and compiled layers keep what they find best.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._forward = layer.forward
+        self._places = _Places(list(layer.modules()))
+        self._norms = [part for part in layer.modules() if isinstance(part, nn.LayerNorm)]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._places.rounded() as pairs:
+            if not pairs or pairs[0][0].is_cuda:
+                return self._forward(*args, **kwargs)
+            with _MadeAgain(pairs, self._norms):
+                return self._forward(*args, **kwargs)
+
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+class _Places:
+    """Where the modules given keep weights and buffers."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._places: list[tuple[dict[str, Any], str]] = [
+            (table, name)
+            for module in modules
+            for table in (module._parameters, module._buffers)
+            for name, value in table.items()
+            if value is not None and value.is_floating_point()
+        ]
+
+    @contextmanager
+    def rounded(self) -> Iterator[Pairs]:
+        """Put bf16 copies in the places; yields what was there with its copy, and puts it back."""
+        wide = [table[name] for table, name in self._places]
+        pairs = [(value, value.to(torch.bfloat16)) for value in wide]
+        try:
+            for (table, name), (_, copy) in zip(self._places, pairs, strict=True):
+                table[name] = copy
+            yield pairs
+        finally:
+            for (table, name), value in zip(self._places, wide, strict=True):
+                table[name] = value
+
+
+class _Kept(NamedTuple):
+    """A view of what `make` returns, in place of that view."""
+
+    make: Callable[[], Tensor]
+    size: torch.Size
+    stride: tuple[Any, ...]
+    offset: Any
+
+
+class _MadeAgain(saved_tensors_hooks):
+    """Keeps for the backward how copies of weights and outputs of norms were made, instead of themselves."""
+
+    def __init__(self, pairs: Pairs, norms: list[nn.LayerNorm]) -> None:
+        super().__init__(self._pack, self._unpack)
+        self._norms = norms
+        self._hooks: list[RemovableHandle] = []
+        # By address, which is theirs as long as they are held here.
+        self._known: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
+        for wide, copy in pairs:
+            self._know(copy, partial(_round, wide))
+
+    def __enter__(self) -> None:
+        self._hooks = [norm.register_forward_hook(self._know_norm) for norm in self._norms]
+        super().__enter__()
+
+    def __exit__(self, *details: object) -> None:
+        super().__exit__(*details)
+        for hook in self._hooks:
+            hook.remove()
+        self._known.clear()
+
+    def _know_norm(self, norm: nn.LayerNorm, given: tuple[Tensor], output: Tensor) -> None:
+        weights = norm.weight.detach(), norm.bias.detach()
+        self._know(output, partial(F.layer_norm, given[0].detach(), norm.normalized_shape, *weights, norm.eps))
+
+    def _know(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
+        self._known[tensor.untyped_storage().data_ptr()] = tensor, make
+
+    def _pack(self, tensor: Tensor) -> Tensor | _Kept:
+        known = self._known.get(tensor.untyped_storage().data_ptr())
+        return tensor if known is None else _Kept(known[1], tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    @staticmethod
+    def _unpack(kept: Tensor | _Kept) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        return kept.make().as_strided(kept.size, kept.stride, kept.offset)
+
+
+def _round(wide: Tensor) -> Tensor:
+    return wide.detach().to(torch.bfloat16)

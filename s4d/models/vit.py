@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kernels.attention import varlen_attention
 from kernels.patch import Erase, Mix, embed_visible
 from s4d.data.batch import PackedBatch
+from s4d.models.gelu_linear import GeluLinear
 from s4d.models.moae import MoaeAdapters, RoutingTerms
 from s4d.models.sizes import Architecture, MoaeArchitecture
 from s4d.models.stream import RouterNoise, Segments, group_tokens
@@ -119,11 +120,11 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = GeluLinear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, D) to (T, D)."""
-        output: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        output: Tensor = self.fc2(self.fc1(x))
         return output
 
 
