@@ -71,6 +71,11 @@ class ModelConfig(Section):
     decoder_embed_dim: int | None = Field(default=None, ge=1)
     decoder_depth: int | None = Field(default=None, ge=1)
     decoder_num_heads: int | None = Field(default=None, ge=1)
+    decoder: Literal["joint", "cross"] = Field(
+        default="joint",
+        description="joint: self-attention over visible and mask tokens; cross: each mask token attends to the visible "
+        "ones alone",
+    )
     image_size: int = Field(default=160, ge=16, description="pixels; height and width of every frame")
     num_frames: int = Field(default=16, ge=1, description="frames of a clip")
     patch_size: int = Field(default=16, ge=1)
@@ -282,6 +287,7 @@ class Config(Section):
         for field, given in (
             ("batch.loss_weights", self.batch.loss_weights),
             ("data.mask_ratio", self.data.mask_ratio),
+            ("data.decode_ratio", self.data.decode_ratio),
         ):
             if given is not None and not modalities <= set(given):
                 return f"{field}: expected an entry for each of {sorted(modalities)}, got {sorted(given)}"

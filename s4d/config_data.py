@@ -97,6 +97,10 @@ class DataConfig(Section):
     video: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
     mask_ratio: dict[Modality, Share] = Field(default={"image": 0.9, "video": 0.95})
+    decode_ratio: dict[Modality, Part] = Field(
+        default={"image": 1.0, "video": 1.0},
+        description="share of the masked tokens that the decoder sees and predicts in training",
+    )
     frame_sampling: Literal["window", "release"] = Field(
         default="window", description="release: the released rule for short clips"
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s4d.analysis.step_work import MODALITIES, step_work, total
 from s4d.data.batch import HeadTargets, PackedBatch, PixelGroup
+from s4d.data.masking import decoded_count
 from s4d.models.sizes import SIZES, Architecture, MoaeArchitecture
 
 CLASSES = {"image": 7, "video": 7}
@@ -19,7 +20,10 @@ _KEPT_SHARE = {"image": 0.10, "video": 0.05}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepShape:
-    """Task, model size, samples of each modality, their frames of S x S pixels, and how much an expert may serve."""
+    """Task, model size, samples of each modality, their frames of S x S pixels, and how much an expert may serve.
+
+    `decode_ratio` is the share of the masked tokens that the decoder, `joint` or `cross`, predicts.
+    """
 
     task: str
     size: str
@@ -28,6 +32,8 @@ class StepShape:
     side: int = 160
     frames: int = 16
     capacity_factor: float | None = None
+    decoder: str = "joint"
+    decode_ratio: float = 1.0
 
     @property
     def samples(self) -> dict[str, int]:
@@ -47,7 +53,13 @@ class StepShape:
                 hidden_dim=size.embed_dim // 4,
                 capacity_factor=self.capacity_factor,
             )
-        return Architecture(**dataclasses.asdict(size), experts=experts, image_size=self.side, num_frames=self.frames)
+        return Architecture(
+            **dataclasses.asdict(size),
+            experts=experts,
+            image_size=self.side,
+            num_frames=self.frames,
+            decoder=self.decoder,
+        )
 
 
 def kept_tokens(shape: StepShape, arch: Architecture, modality: str) -> int:
@@ -56,10 +68,15 @@ def kept_tokens(shape: StepShape, arch: Architecture, modality: str) -> int:
     return tokens if shape.task == "finetune" else max(1, round(tokens * _KEPT_SHARE[modality]))
 
 
+def decoded_tokens(shape: StepShape, arch: Architecture, modality: str) -> int:
+    """Tokens of a sample that are predicted."""
+    return decoded_count(arch.tokens(modality) - kept_tokens(shape, arch, modality), shape.decode_ratio)
+
+
 def random_batch(shape: StepShape, arch: Architecture) -> PackedBatch:
     """Random pixels, and classes in fine-tuning; pre-training keeps the released shares of tokens, fine-tuning all."""
     generator = torch.Generator().manual_seed(0)
-    groups, visible, masked, layout, seen, positions = [], [], [], [], [], []
+    groups, visible, masked, layout, seen, positions, hidden = [], [], [], [], [], [], []
     first = 0
     for modality, count in shape.samples.items():
         if not count:
@@ -73,10 +90,12 @@ def random_batch(shape: StepShape, arch: Architecture) -> PackedBatch:
         order = torch.rand(count, tokens, generator=generator).argsort(1)
         starts = first + tokens * torch.arange(count)[:, None]
         visible.append((order[:, :kept].sort(1).values + starts).flatten())
-        masked.append((order[:, kept:].sort(1).values + starts).flatten())
+        wanted = decoded_tokens(shape, arch, modality)
+        masked.append((order[:, kept : kept + wanted].sort(1).values + starts).flatten())
         positions.append(torch.arange(tokens).repeat(count))
         layout.append((count, tokens))
         seen.append((count, kept))
+        hidden.append((count, wanted))
         first += count * tokens
     samples = shape.images + shape.clips
     return PackedBatch(
@@ -95,6 +114,7 @@ def random_batch(shape: StepShape, arch: Architecture) -> PackedBatch:
         step_samples=shape.samples,
         noise_keys=torch.arange(samples),
         layer_keys=torch.arange(arch.depth),
+        layout_masked=tuple(hidden) if shape.decode_ratio < 1 else None,
     )
 
 
@@ -120,7 +140,8 @@ def step_flops(shape: StepShape) -> float:
     """FLOPs of forward and backward that a step cannot do without: visible tokens embedded, masked ones predicted."""
     arch = shape.architecture()
     kept = {name: kept_tokens(shape, arch, name) for name in MODALITIES}
-    work = total(step_work(arch, shape.task, shape.samples, kept, classes=sum(CLASSES.values())))
+    decoded = {name: decoded_tokens(shape, arch, name) for name in MODALITIES}
+    work = total(step_work(arch, shape.task, shape.samples, kept, decoded=decoded, classes=sum(CLASSES.values())))
     return work.forward.flops + work.backward.flops
 
 

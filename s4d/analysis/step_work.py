@@ -4,12 +4,13 @@ A multiply-add is two FLOPs, and only matrix products count. Bytes are those of 
 the products beside it: each product reads its operands once and writes its result once. The four ops of our own are
 counted as in `kernels.bench.floors`.
 
-Letters: T tokens of a stream, D its width, r the MLP's ratio, E experts, k of them chosen.
+Letters: T tokens of a stream, D its width, r the MLP's ratio, E experts, k of them chosen; of a decoder M tokens to
+predict and V visible ones.
 
 How this differs from what torch's FlopCounterMode sees, each by an exact factor that the test holds:
 
 - the attention backward counts five products against the forward's two, since scores are recomputed rather than kept;
-  plain PyTorch keeps them and does four, 0.8 of it;
+  plain PyTorch keeps them and does four, 0.8 of it (its fused attention, which a cross decoder uses, does five);
 - a still image meets the temporally summed weight of the embedding, 1 / tubelet_size of the products of a backend that
   repeats the image instead (the weight's sum is no product);
 - experts serve the k choices of each token; backends that run all experts on all tokens do E / k of it, and one that
@@ -61,6 +62,7 @@ def step_work(
     samples: Mapping[str, int],
     kept: Mapping[str, int],
     *,
+    decoded: Mapping[str, int] | None = None,
     element_bytes: int = 2,
     classes: int = 0,
 ) -> dict[str, PartWork]:
@@ -68,13 +70,13 @@ def step_work(
 
     `samples` counts samples by modality, `kept` the tokens of one that the encoder sees: the visible ones in
     pre-training (`task` "pretrain": visible tokens are embedded, masked ones predicted), all in fine-tuning
-    ("finetune"). `classes` are those of all heads together. Experts serve every choice of a token; a capacity may drop
-    some. ValueError for counts that do not fit.
+    ("finetune"). `decoded` are the tokens of one sample to predict, all that are not kept unless it says otherwise.
+    `classes` are those of all heads together. Experts serve every choice of a token; a capacity may drop some.
+    ValueError for counts that do not fit.
     """
-    _check(arch, task, samples, kept)
-    runs = [(samples.get(name, 0), kept.get(name, 0), arch.tokens(name)) for name in MODALITIES]
-    visible = sum(count * tokens for count, tokens, _ in runs)
-    seen = [(count, tokens) for count, tokens, _ in runs]
+    _check(arch, task, samples, kept, decoded)
+    seen = [(samples.get(name, 0), kept.get(name, 0)) for name in MODALITIES]
+    visible = sum(count * tokens for count, tokens in seen)
     found = {
         "embed": _embed(arch, samples, kept, element_bytes),
         "encoder attention": _attention(seen, arch.embed_dim, arch.num_heads, arch.depth, element_bytes),
@@ -87,16 +89,8 @@ def step_work(
         nothing = PartWork(forward=_NOTHING, backward=_NOTHING)
         head = _classifier(visible, sum(samples.values()), arch.embed_dim, classes, element_bytes)
         return {**found, "decoder attention": nothing, "decoder linear": nothing, "head and loss": head}
-    width, depth = arch.decoder_embed_dim, arch.decoder_depth
-    every = sum(count * tokens for count, _, tokens in runs)
-    whole = [(count, tokens) for count, _, tokens in runs]
-    decoder = _blocks(every, width, arch.mlp_ratio, depth, element_bytes)
-    return {
-        **found,
-        "decoder attention": _attention(whole, width, arch.decoder_num_heads, depth, element_bytes),
-        "decoder linear": decoder + _bridge(arch, visible, every, element_bytes),
-        "head and loss": _reconstruction(arch, samples, kept, element_bytes),
-    }
+    wanted = {name: arch.tokens(name) - count for name, count in kept.items()} if decoded is None else decoded
+    return {**found, **_decoder(arch, samples, kept, wanted, element_bytes)}
 
 
 def total(work: Mapping[str, PartWork]) -> PartWork:
@@ -105,7 +99,13 @@ def total(work: Mapping[str, PartWork]) -> PartWork:
     return sum(parts[1:], parts[0])
 
 
-def _check(arch: Architecture, task: str, samples: Mapping[str, int], kept: Mapping[str, int]) -> None:
+def _check(
+    arch: Architecture,
+    task: str,
+    samples: Mapping[str, int],
+    kept: Mapping[str, int],
+    decoded: Mapping[str, int] | None,
+) -> None:
     if task not in ("pretrain", "finetune"):
         raise ValueError(f"task: expected pretrain or finetune, got {task!r}")
     if unknown := sorted({*samples, *kept} - {*MODALITIES}):
@@ -117,6 +117,8 @@ def _check(arch: Architecture, task: str, samples: Mapping[str, int], kept: Mapp
         wanted = f"{tokens}" if task == "finetune" else f"1 to {tokens}"
         if count and not (1 if task == "pretrain" else tokens) <= kept.get(name, 0) <= tokens:
             raise ValueError(f"kept: expected {wanted} tokens of {name!r}, got {kept.get(name)}")
+        if count and decoded is not None and not 0 <= decoded.get(name, 0) <= tokens - kept[name]:
+            raise ValueError(f"decoded: expected 0 to {tokens - kept[name]} tokens of {name!r}, got {decoded[name]}")
 
 
 def _part(found: Floors) -> PartWork:
@@ -175,8 +177,51 @@ def _moae(tokens: int, width: int, experts: MoaeArchitecture, size: int) -> Part
     return _times(_part(found) + router, len(experts.layers))
 
 
+def _decoder(
+    arch: Architecture, samples: Mapping[str, int], kept: Mapping[str, int], wanted: Mapping[str, int], size: int
+) -> dict[str, PartWork]:
+    """The three parts of pre-training behind the encoder, for a joint decoder or one of cross-attention."""
+    width, depth, heads = arch.decoder_embed_dim, arch.decoder_depth, arch.decoder_num_heads
+    runs = [(samples.get(name, 0), kept.get(name, 0), wanted.get(name, 0)) for name in MODALITIES]
+    visible, predicted = sum(n * seen for n, seen, _ in runs), sum(n * asked for n, _, asked in runs)
+    if arch.decoder == "cross":
+        attention = _cross_attention(runs, width, depth, size)
+        linear = _cross_blocks(predicted, visible, width, arch.mlp_ratio, depth, size)
+    else:
+        attention = _attention([(n, seen + asked) for n, seen, asked in runs], width, heads, depth, size)
+        linear = _blocks(visible + predicted, width, arch.mlp_ratio, depth, size)
+    return {
+        "decoder attention": attention,
+        "decoder linear": linear + _bridge(arch, visible, visible + predicted, size),
+        "head and loss": _reconstruction(arch, samples, wanted, size),
+    }
+
+
+def _cross_attention(runs: list[tuple[int, int, int]], width: int, depth: int, size: int) -> PartWork:
+    """Of M queries and V keys: q, k, v, out forward; q, k, v, dout, dq, dk, dv backward, with its five products."""
+    flops = sum(4.0 * count * seen * asked * width for count, seen, asked in runs)
+    visible, predicted = sum(n * seen for n, seen, _ in runs), sum(n * asked for n, _, asked in runs)
+    forward = Work(flops=flops, bytes=(2 * predicted + 2 * visible) * width * size)
+    backward = Work(flops=2.5 * flops, bytes=(3 * predicted + 4 * visible) * width * size)
+    return _times(PartWork(forward=forward, backward=backward), depth)
+
+
+def _cross_blocks(predicted: int, visible: int, width: int, ratio: int, depth: int, size: int) -> PartWork:
+    """As `_blocks`, with queries of the M tokens to predict and keys and values of the V visible ones.
+
+    Rows of a token to predict: q reads 1 and writes 1 in place of qkv's 4; back 1 + 3 and 1 + 1 in place of 10. Rows of
+    a visible one: kv reads 1 and writes 2; back it reads 2 and adds to the sum over blocks (2), and 2 + 1.
+    """
+    elements, memory = (2 + 2 * ratio) * width**2, 2 * width**2
+    flops, weights = 2.0 * (elements * predicted + memory * visible), (elements + memory) * size
+    row = width * size
+    forward = Work(flops=flops, bytes=((8 + 2 * ratio) * predicted + 3 * visible) * row + weights)
+    backward = Work(flops=2 * flops, bytes=((16 + 5 * ratio) * predicted + 7 * visible) * row + 2 * weights)
+    return _times(PartWork(forward=forward, backward=backward), depth)
+
+
 def _bridge(arch: Architecture, visible: int, every: int, size: int) -> PartWork:
-    """From the encoder's tokens to the decoder's stream, which mask tokens and positions fill up."""
+    """From the encoder's tokens to the decoder's, `every` with the mask tokens; positions are added."""
     elements = arch.embed_dim * arch.decoder_embed_dim
     flops = 2.0 * elements * visible
     moved = (visible * arch.embed_dim + every * arch.decoder_embed_dim + elements) * size
@@ -185,11 +230,11 @@ def _bridge(arch: Architecture, visible: int, every: int, size: int) -> PartWork
     return PartWork(forward=Work(flops=flops, bytes=moved), backward=Work(flops=2 * flops, bytes=back))
 
 
-def _reconstruction(arch: Architecture, samples: Mapping[str, int], kept: Mapping[str, int], size: int) -> PartWork:
+def _reconstruction(arch: Architecture, samples: Mapping[str, int], wanted: Mapping[str, int], size: int) -> PartWork:
     parts = [
         _part(
             floors.reconstruction(
-                samples[name] * (arch.tokens(name) - kept[name]),
+                samples[name] * wanted.get(name, 0),
                 _own_pixels(arch, name),
                 arch.token_values,
                 arch.decoder_embed_dim,

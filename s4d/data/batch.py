@@ -56,9 +56,10 @@ class PackedBatch:
 
     Tokens of a sequence are in raster order (temporal slice, row, column); sequences follow the groups. `layout` is
     the host tuple of (count, length) runs behind `cu_seqlens`; the `_visible` fields describe the encoder's stream
-    (all tokens in fine-tuning, where `masked_indices` is empty). `step_samples` is the number of samples of each
-    modality in the whole optimizer step, over ranks and accumulation: the normaliser of the losses. Router noise is
-    drawn from `noise_keys` (B,) and `layer_keys` (blocks,), see `kernels.philox.layer_key`.
+    (all tokens in fine-tuning, where `masked_indices` is empty). `masked_indices` are the tokens to predict: all that
+    are not visible, or fewer, of which `layout_masked` then states the runs. `step_samples` is the number of samples of
+    each modality in the whole optimizer step, over ranks and accumulation: the normaliser of the losses. Router noise
+    is drawn from `noise_keys` (B,) and `layer_keys` (blocks,), see `kernels.philox.layer_key`.
     """
 
     groups: tuple[PixelGroup, ...]
@@ -77,6 +78,7 @@ class PackedBatch:
     noise_keys: Tensor
     layer_keys: Tensor
     drop_path_keep: Tensor | None = None
+    layout_masked: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         sequences = sum(group.pixels.shape[0] for group in self.groups)
@@ -89,11 +91,16 @@ class PackedBatch:
         tokens = sum(count * length for count, length in self.layout)
         if self.positions.shape != (tokens,):
             raise ValueError(f"positions: expected ({tokens},), got {tuple(self.positions.shape)}")
-        if self.visible_indices.numel() + self.masked_indices.numel() != tokens:
-            raise ValueError(
-                f"visible and masked tokens: expected {tokens} in all, got "
-                f"{self.visible_indices.numel()} and {self.masked_indices.numel()}"
-            )
+        visible, masked = self.visible_indices.numel(), self.masked_indices.numel()
+        if self.layout_masked is None and visible + masked != tokens:
+            raise ValueError(f"visible and masked tokens: expected {tokens} in all, got {visible} and {masked}")
+        if self.layout_masked is not None:
+            wanted = sum(count * length for count, length in self.layout_masked)
+            if masked != wanted or visible + masked > tokens:
+                raise ValueError(
+                    f"masked_indices: expected {wanted} tokens of the {tokens - visible} that are not visible, "
+                    f"got {masked}"
+                )
 
     @property
     def num_sequences(self) -> int:
@@ -106,7 +113,7 @@ class PackedBatch:
         return tuple(name for group in self.groups for name in group.sample_ids)
 
     def row_owners(self, rows: int) -> Tensor | None:
-        """Sequence of each row of a tensor with one row per sequence, token, visible or masked token; else None."""
+        """Sequence of each row, for rows of sequences, tokens, visible, masked or decoded tokens; else None."""
         sequences = torch.arange(self.num_sequences)
         if rows == self.num_sequences:
             return sequences
@@ -114,9 +121,12 @@ class PackedBatch:
             lengths = borders.diff().cpu()
             if rows == int(lengths.sum()):
                 return sequences.repeat_interleave(lengths)
-        if rows == self.masked_indices.numel():
-            return torch.searchsorted(self.cu_seqlens.cpu().long(), self.masked_indices.cpu(), right=True) - 1
-        return None
+        masked = torch.searchsorted(self.cu_seqlens.cpu().long(), self.masked_indices.cpu(), right=True) - 1
+        if rows == masked.numel():
+            return masked
+        # Where not all masked tokens are predicted, the decoder's stream is those that are and the visible ones.
+        lengths = self.cu_seqlens_visible.diff().cpu() + masked.bincount(minlength=self.num_sequences)
+        return sequences.repeat_interleave(lengths) if rows == int(lengths.sum()) else None
 
     def store(self) -> tuple[dict[str, Tensor], Any]:
         """Named tensors and the JSON-ready rest, see `s4d.data.batch_store`."""

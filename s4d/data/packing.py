@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.patch import Erase, Mix
 from kernels.philox import layer_key
 from s4d.config import Config
+from s4d.config_section import Modality
 from s4d.data.batch import MODALITIES, HeadTargets, PackedBatch, PixelGroup
 from s4d.data.counter import generator
 from s4d.data.draws import SampleDraw
@@ -70,7 +71,8 @@ class Packer:
                 groups.append(group)
                 layout.append((group.pixels.shape[0], self.model.tokens(modality)))
         flat = [view for source_views in views for view in source_views]
-        visible, masked, layout_visible = self._tokens(flat, groups, layout)
+        shares = self.config.data.decode_ratio if step.training and self.config.task == "pretrain" else {}
+        visible, masked, layout_visible, layout_masked = self._tokens(flat, groups, layout, shares)
         modality_ids = [MODALITIES.index(group.modality) for group in groups for _ in group.sample_ids]
         positions = [np.tile(np.arange(length), count) for count, length in layout]
         return PackedBatch(
@@ -92,6 +94,7 @@ class Packer:
                 [layer_key(self.config.seed, step.epoch, layer) for layer in range(self.model.depth)]
             ),
             drop_path_keep=self._drop_path(flat) if step.training and self.config.model.drop_path > 0 else None,
+            layout_masked=tuple(layout_masked) if any(share < 1 for share in shares.values()) else None,
         )
 
     def _group(
@@ -114,23 +117,32 @@ class Packer:
         )
 
     def _tokens(
-        self, views: Sequence[View], groups: Sequence[PixelGroup], layout: Sequence[tuple[int, int]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[int, int]]]:
-        """Visible and masked indices into the packed tokens, and the layout of the visible ones."""
+        self,
+        views: Sequence[View],
+        groups: Sequence[PixelGroup],
+        layout: Sequence[tuple[int, int]],
+        shares: Mapping[Modality, float],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[int, int]], list[tuple[int, int]]]:
+        """Indices into the packed tokens of the visible ones and of those to predict, and the layouts of both.
+
+        `shares` are those of the masked tokens that are predicted, by modality; all where it has none.
+        """
         total = sum(count * length for count, length in layout)
         if self.config.task == "finetune":
-            return np.arange(total), np.empty(0, dtype=np.int64), list(layout)
-        visible, masked, layout_visible = [], [], []
+            return np.arange(total), np.empty(0, dtype=np.int64), list(layout), []
+        visible, masked, layout_visible, layout_masked = [], [], [], []
         start, remaining = 0, iter(views)
         for group, (count, length) in zip(groups, layout, strict=True):
-            ratio = self.config.data.mask_ratio[group.modality]  # type: ignore[index]
+            modality: Modality = group.modality  # type: ignore[assignment]
+            ratio, share = self.config.data.mask_ratio[modality], shares.get(modality, 1.0)
             for view in (next(remaining) for _ in range(count)):
-                shown, hidden = split_tokens(view.draw.mask_seed, length, ratio)
+                shown, hidden = split_tokens(view.draw.mask_seed, length, ratio, share)
                 visible.append(shown + start)
                 masked.append(hidden + start)
                 start += length
             layout_visible.append((count, len(shown)))
-        return np.concatenate(visible), np.concatenate(masked), layout_visible
+            layout_masked.append((count, len(hidden)))
+        return np.concatenate(visible), np.concatenate(masked), layout_visible, layout_masked
 
     def _mix(self, source: int, views: Sequence[View], step: StepInfo) -> list[MixDraw] | None:
         """One draw per view, shared by each pair (i, i ^ 1) or by all views of the source in the step."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kernels.backends import Backend, Facts, resolve
+from s4d.models.cross_decoder import CrossBlock
 from s4d.models.vit import Block
 
 Forward = Callable[..., Any]
@@ -40,7 +41,7 @@ BACKENDS = {
 class _TrainingForward:
     """Forward of one block: as chosen while it trains, as written while it is evaluated."""
 
-    def __init__(self, block: Block, requested: str | None, zero_stage: int) -> None:
+    def __init__(self, block: Block | CrossBlock, requested: str | None, zero_stage: int) -> None:
         self._block = block
         self._plain: Forward = block.forward
         self._requested = requested
@@ -65,5 +66,5 @@ def choose_forwards(model: nn.Module, requested: str | None, *, zero_stage: int)
     The choice is made in the first training forward; BackendRefusedError there if a requested one cannot serve.
     """
     for module in model.modules():
-        if isinstance(module, Block):
+        if isinstance(module, Block | CrossBlock):
             module.forward = _TrainingForward(module, requested, zero_stage)  # type: ignore[assignment, method-assign]

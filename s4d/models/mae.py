@@ -1,6 +1,8 @@
 """Masked autoencoder over packed images and clips: only visible tokens are encoded, only masked ones predicted.
 
-Letters: T tokens, V visible, M masked, D width, P pixel values of a token.
+The decoder is joint, self-attention over visible and mask tokens, or cross, see `s4d.models.cross_decoder`.
+
+Letters: T tokens, V visible, M to predict, D width, P pixel values of a token.
 """
 
 from __future__ import annotations
@@ -11,9 +13,19 @@ from torch import Tensor, nn
 
 from kernels.reconstruction import masked_loss
 from s4d.data.batch import PackedBatch
+from s4d.models.cross_decoder import build_cross_blocks
 from s4d.models.positions import sinusoid_table
 from s4d.models.sizes import Architecture
-from s4d.models.stream import Segments, all_segments, group_tokens, visible_segments
+from s4d.models.stream import (
+    Pairs,
+    Segments,
+    all_segments,
+    group_tokens,
+    joined,
+    masked_layout,
+    paired,
+    visible_segments,
+)
 from s4d.models.vit import LAYER_NORM_EPS, Backends, Block, PatchEmbed, build_blocks, embed_groups, imagenet_statistics
 
 
@@ -74,6 +86,23 @@ class Decoder(nn.Module):
         return output
 
 
+class CrossDecoder(nn.Module):
+    """Shallow blocks over the tokens to predict, which attend to the visible tokens of their sequence."""
+
+    def __init__(self, arch: Architecture, backends: Backends) -> None:
+        super().__init__()
+        self.blocks = build_cross_blocks(arch)
+        self.norm = nn.LayerNorm(arch.decoder_embed_dim, eps=LAYER_NORM_EPS)
+        self.head = ReconstructionHead(arch, backends.get("reconstruction"))
+
+    def forward(self, x: Tensor, memory: Tensor, pairs: Pairs) -> Tensor:
+        """(M, D) and (V, D) to (M, D)."""
+        for block in self.blocks:
+            x = block(x, memory, pairs)
+        output: Tensor = self.norm(x)
+        return output
+
+
 def unnormalised(pixels: Tensor) -> Tensor:
     """What the target is made of: uint8 pixels as they are, float (normalised) pixels brought back to [0, 1]."""
     if not pixels.is_floating_point():
@@ -94,29 +123,49 @@ class PretrainModel(nn.Module):
         self.encoder = Encoder(arch, backends or {})
         self.encoder_to_decoder = nn.Linear(arch.embed_dim, arch.decoder_embed_dim, bias=False)
         self.mask_token = nn.Parameter(torch.empty(1, 1, arch.decoder_embed_dim))
-        self.decoder = Decoder(arch, backends or {})
+        self.decoder = (CrossDecoder if arch.decoder == "cross" else Decoder)(arch, backends or {})
         for name, dim in (("encoder_positions", arch.embed_dim), ("decoder_positions", arch.decoder_embed_dim)):
             self.register_buffer(name, sinusoid_table(arch.position_tokens, dim), persistent=False)
 
     def forward(self, batch: PackedBatch, predict: bool = False) -> dict[str, Tensor]:
-        """Loss sum over masked tokens per modality; with `predict`, "prediction" (T, P) of all tokens instead."""
+        """Loss sum over the tokens to predict per modality; with `predict`, "prediction" (T, P) of all instead."""
         tokens = embed_groups(self.encoder.patch_embed, batch)
         places = batch.positions[batch.visible_indices]
         visible = self.encoder(tokens + self.encoder_positions[places].to(tokens.dtype), visible_segments(batch))
         bridged = self.encoder_to_decoder(visible)
+        if self.arch.decoder == "joint" and (predict or batch.layout_masked is None):
+            hidden = self._over_all(bridged, batch, predict)
+        else:
+            hidden = self._over_wanted(bridged, batch, predict)
+        return {"prediction": self.decoder.head(hidden)} if predict else self._loss_sums(batch, hidden)
+
+    def _over_all(self, bridged: Tensor, batch: PackedBatch, predict: bool) -> Tensor:
+        """The joint decoder over all tokens, in raster order."""
         filled = self.mask_token.view(1, -1).expand(batch.positions.shape[0], -1)
         filled = filled.index_copy(0, batch.visible_indices, bridged)
         filled = filled + self.decoder_positions[batch.positions].to(filled.dtype)
-        if predict:
-            return {"prediction": self.decoder.head(self.decoder(filled, all_segments(batch), None))}
-        return self._loss_sums(batch, self.decoder(filled, all_segments(batch), batch.masked_indices))
+        hidden: Tensor = self.decoder(filled, all_segments(batch), None if predict else batch.masked_indices)
+        return hidden
+
+    def _over_wanted(self, bridged: Tensor, batch: PackedBatch, predict: bool) -> Tensor:
+        """A decoder over the visible tokens and those to predict, which the joint one takes as one stream."""
+        wanted = batch.positions if predict else batch.positions[batch.masked_indices]
+        shown = bridged + self.decoder_positions[batch.positions[batch.visible_indices]].to(bridged.dtype)
+        asked = self.mask_token.view(1, -1) + self.decoder_positions[wanted].to(bridged.dtype)
+        layout = batch.layout if predict else masked_layout(batch)
+        hidden: Tensor
+        if self.arch.decoder == "cross":
+            hidden = self.decoder(asked, shown, paired(layout, batch.layout_visible))
+        else:
+            hidden = self.decoder(*joined(shown, asked, paired(batch.layout_visible, layout)))
+        return hidden
 
     def _loss_sums(self, batch: PackedBatch, hidden: Tensor) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
         first, first_masked = 0, 0
         totals = group_tokens(batch, batch.layout)
-        for group, total, visible in zip(batch.groups, totals, group_tokens(batch, batch.layout_visible), strict=True):
-            span = slice(first_masked, first_masked + total - visible)
+        for group, total, masked in zip(batch.groups, totals, group_tokens(batch, masked_layout(batch)), strict=True):
+            span = slice(first_masked, first_masked + masked)
             loss = self.decoder.head(hidden[span], unnormalised(group.pixels), batch.masked_indices[span] - first)
             sums[group.modality] = sums[group.modality] + loss if group.modality in sums else loss
             first, first_masked = first + total, span.stop

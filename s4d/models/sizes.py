@@ -29,6 +29,8 @@ SIZES: dict[str, Size] = {
     "huge": Size(embed_dim=1280, depth=32, num_heads=16, decoder_embed_dim=640, decoder_depth=4, decoder_num_heads=8),
 }
 
+DECODERS = ("joint", "cross")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoaeArchitecture:
@@ -53,7 +55,10 @@ class MoaeArchitecture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """Everything that decides the shapes of a model; `experts` is None for a model without MoAE."""
+    """Everything that decides the shapes of a model; `experts` is None for a model without MoAE.
+
+    `decoder` says how mask tokens look at the visible ones, see `s4d.models.mae`.
+    """
 
     embed_dim: int
     depth: int
@@ -67,9 +72,12 @@ class Architecture:
     tubelet_size: int = 2
     position_frames: int = 16
     mlp_ratio: int = 4
+    decoder: str = "joint"
     experts: MoaeArchitecture | None = None
 
     def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         for width, heads in (("embed_dim", "num_heads"), ("decoder_embed_dim", "decoder_num_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")
@@ -130,6 +138,7 @@ def architecture(model: ModelConfig, *, experts: bool) -> Architecture:
             patch_size=model.patch_size,
             tubelet_size=model.tubelet_size,
             position_frames=model.position_frames or model.num_frames,
+            decoder=model.decoder,
             experts=_experts(model, dims["embed_dim"], dims["depth"]) if experts else None,
         )
     except ValueError as error:

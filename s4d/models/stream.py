@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from s4d.data.batch import PackedBatch
 
 Layout = tuple[tuple[int, int], ...]
+# Runs (sequences, tokens of one in a first stream, in a second) of two streams of the same sequences.
+Pairs = tuple[tuple[int, int, int], ...]
 
 
 class Segments(NamedTuple):
@@ -36,6 +39,40 @@ def all_segments(batch: PackedBatch) -> Segments:
 def visible_segments(batch: PackedBatch) -> Segments:
     """Borders of the sequences with their visible tokens only."""
     return Segments(batch.cu_seqlens_visible, batch.max_seqlen_visible, batch.layout_visible)
+
+
+def masked_layout(batch: PackedBatch) -> Layout:
+    """Runs of the tokens to predict, in the order of `masked_indices`."""
+    if batch.layout_masked is not None:
+        return batch.layout_masked
+    return tuple((count, whole - seen) for count, whole, seen in paired(batch.layout, batch.layout_visible))
+
+
+def paired(first: Layout, second: Layout) -> Pairs:
+    """Two layouts of the same sequences as one, on the host."""
+    lengths = zip(sequence_lengths(first), sequence_lengths(second), strict=True)
+    return tuple((len(list(equal)), *pair) for pair, equal in groupby(lengths))
+
+
+def joined(first: Tensor, second: Tensor, pairs: Pairs) -> tuple[Tensor, Segments, Tensor]:
+    """One stream (T, D) in which each sequence has its rows of `first`, then its rows of `second`.
+
+    With its borders, and the places in it of the rows of `second`.
+    """
+    parts, borders, places = [], [], []
+    start, device = 0, first.device
+    firsts = first.split([count * a for count, a, _ in pairs])
+    seconds = second.split([count * b for count, _, b in pairs])
+    for (count, a, b), left, right in zip(pairs, firsts, seconds, strict=True):
+        parts.append(torch.cat((left.view(count, a, -1), right.view(count, b, -1)), dim=1).flatten(0, 1))
+        stop = start + count * (a + b)
+        borders.append(torch.arange(start, stop, a + b, device=device, dtype=torch.int32))
+        places.append(torch.arange(start, stop, device=device).view(count, a + b)[:, a:].flatten())
+        start = stop
+    borders.append(torch.full((1,), start, device=device, dtype=torch.int32))
+    layout = tuple((count, a + b) for count, a, b in pairs)
+    longest = max(length for _, length in layout)
+    return torch.cat(parts), Segments(torch.cat(borders), longest, layout), torch.cat(places)
 
 
 def sequence_lengths(layout: Layout) -> list[int]:

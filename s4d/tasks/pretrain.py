@@ -12,12 +12,12 @@ from torch import Tensor, nn
 import s4d
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
-from s4d.data.masking import masked_count
+from s4d.data.masking import decoded_count, masked_count
 from s4d.errors import UsageError
 from s4d.models.build import build_pretrain
 from s4d.models.compiled import choose_forwards
 from s4d.models.sizes import Architecture, architecture
-from s4d.models.stream import group_tokens
+from s4d.models.stream import group_tokens, masked_layout
 from s4d.models.weights import load_initial
 from s4d.tasks.base import StepOutput
 from s4d.tasks.layers import encoder_layer
@@ -25,7 +25,7 @@ from s4d.tasks.reconstructions import Reconstructor
 
 
 class PretrainTask:
-    """Loss: sum over modalities of weight x mean over the step's masked tokens of that modality."""
+    """Loss: sum over modalities of weight x mean over the step's tokens to predict of that modality."""
 
     def __init__(
         self,
@@ -107,14 +107,16 @@ def _check_masks(config: Config, arch: Architecture) -> None:
         masked = masked_count(tokens, ratio)
         if not 0 < masked < tokens:
             raise UsageError(f"data.mask_ratio.{modality}: {ratio:g} hides {masked} of {tokens} tokens")
+        share = config.data.decode_ratio[modality]
+        if decoded_count(masked, share) < 1:
+            raise UsageError(f"data.decode_ratio.{modality}: {share:g} leaves 0 of {masked} masked tokens to predict")
 
 
 def _masked_per_sample(batch: PackedBatch) -> dict[str, int]:
     """Tokens to predict in one sample of each modality of the batch, the same in all of them."""
     counts: dict[str, int] = {}
-    totals = group_tokens(batch, batch.layout)
-    for group, total, visible in zip(batch.groups, totals, group_tokens(batch, batch.layout_visible), strict=True):
-        count, rest = divmod(total - visible, group.pixels.shape[0])
+    for group, masked in zip(batch.groups, group_tokens(batch, masked_layout(batch)), strict=True):
+        count, rest = divmod(masked, group.pixels.shape[0])
         if rest or counts.setdefault(group.modality, count) != count:
             raise ValueError(f"batch: expected one number of masked tokens in every {group.modality} sample")
     return counts

@@ -39,6 +39,7 @@ def make_batch(
     clips: range = range(2),
     *,
     masked: dict[str, int] | None = None,
+    decoded: dict[str, int] | None = None,
     step_samples: dict[str, int] | None = None,
     drop_path: float = 0.0,
     depth: int = 3,
@@ -46,8 +47,10 @@ def make_batch(
     """Images and clips by number: pixels, masks, labels and noise depend on a sample's number, not on its neighbours.
 
     `masked` gives masked tokens per sample and modality (pre-training); None makes every token visible (fine-tuning).
+    `decoded` says how many of them are predicted, if not all.
     """
     groups, lengths, hidden_counts, visible, hidden, positions, keys, keep = [], [], [], [], [], [], [], []
+    wanted_counts = []
     first = 0
     for modality, numbers, frames in (("image", images, 1), ("video", clips, 4)):
         tokens = 4 * max(1, frames // 2)
@@ -57,7 +60,8 @@ def make_batch(
             pixels.append(torch.randint(0, 256, (frames, 32, 32, 3), generator=generator, dtype=torch.uint8))
             order = torch.randperm(tokens, generator=generator)
             count = 0 if masked is None else masked[modality]
-            hidden.append(first + order[:count].sort().values)
+            wanted_counts.append(count if decoded is None else decoded[modality])
+            hidden.append(first + order[: wanted_counts[-1]].sort().values)
             visible.append(first + order[count:].sort().values)
             hidden_counts.append(count)
             lengths.append(tokens)
@@ -87,6 +91,7 @@ def make_batch(
         noise_keys=torch.tensor(keys),
         layer_keys=torch.tensor([layer_key(5, 2, layer) for layer in range(depth)]),
         drop_path_keep=torch.stack(keep, dim=1) if drop_path else None,
+        layout_masked=None if decoded is None else runs(wanted_counts),
     )
 
 

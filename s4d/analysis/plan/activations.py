@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from s4d.analysis.plan.decoders import INT64, tell_cross_decoder, tell_joined
 from s4d.analysis.plan.experts import tell_experts
 from s4d.analysis.plan.pixels import tell_loss, tell_patches
 from s4d.analysis.plan.stream import FP32, MODELLED, Backends, Stream
@@ -50,10 +51,14 @@ class Activations:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """Samples of each modality in a micro batch of one rank, and the tokens of one that the encoder sees."""
+    """Samples of each modality in a micro batch of one rank, and the tokens of one that the encoder sees.
+
+    `decoded` are those of one to predict, None where that is all the others.
+    """
 
     samples: Mapping[str, int]
     kept: Mapping[str, int]
+    decoded: Mapping[str, int] | None = None
 
     def runs(self, arch: Architecture) -> list[tuple[str, int, int, int]]:
         """Modality, samples, seen tokens and all tokens of a sample, of the modalities that are there."""
@@ -62,6 +67,13 @@ class MicroBatch:
             for name in MODALITIES
             if self.samples.get(name)
         ]
+
+    def wanted(self, arch: Architecture) -> list[int]:
+        """Tokens to predict of a sample, of the modalities that are there."""
+        runs = self.runs(arch)
+        if self.decoded is None:
+            return [length - kept for _, _, kept, length in runs]
+        return [self.decoded[name] for name, _, _, _ in runs]
 
 
 def activations(
@@ -94,9 +106,8 @@ class Settings:
 
 def _pretrain(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Settings) -> None:
     runs, size = batch.runs(arch), settings.element
+    counts = [count * asked for (_, count, _, _), asked in zip(runs, batch.wanted(arch), strict=True)]
     seen = Stream(tape, settings.backends, [(count, kept) for _, count, kept, _ in runs], arch.embed_dim, size)
-    whole = [(count, length) for _, count, _, length in runs]
-    decoder = Stream(tape, settings.backends, whole, arch.decoder_embed_dim, size)
     tokens, x = _embedded(tape, arch, runs, seen, settings)
     for _ in range(arch.depth):
         x = _block(seen, x, arch.mlp_ratio, arch.num_heads, settings)
@@ -104,23 +115,41 @@ def _pretrain(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Setti
     tape.release(x)
     bridged = seen.linear(visible, arch.decoder_embed_dim, bias=False)
     tape.release(visible)
-    filled = _filled(decoder, bridged)
-    for _ in range(arch.decoder_depth):
-        filled = _block(decoder, filled, arch.mlp_ratio, arch.decoder_num_heads, settings)
-    masked = sum(count * (length - kept) for _, count, kept, length in runs)
-    predicted = Stream(tape, settings.backends, [(masked, 1)], arch.decoder_embed_dim, size)
-    # Index selection keeps its indices, which are the batch's; back it fills a stream with zeros.
-    wanted = tape.op([filled], predicted.row_bytes)
-    hidden = predicted.norm(wanted)
-    tape.release(wanted, filled)
+    predicted = Stream(tape, settings.backends, [(sum(counts), 1)], arch.decoder_embed_dim, size)
+    hidden = _decoded(tape, arch, batch, bridged, predicted, settings)
     sums = []
-    for _, count, kept, length in runs:
-        span = tape.op([hidden], count * (length - kept) * arch.decoder_embed_dim * size, view=True)
-        sums.append(tell_loss(predicted, span, arch, count * (length - kept)))
+    for count in counts:
+        span = tape.op([hidden], count * arch.decoder_embed_dim * size, view=True)
+        sums.append(tell_loss(predicted, span, arch, count))
         tape.release(span)
     tape.op(sums, FP32)
     # The model's forward holds on to two more names to its end.
     tape.release(hidden, tokens, bridged, *sums)
+
+
+def _decoded(
+    tape: Tape, arch: Architecture, batch: MicroBatch, bridged: Value, predicted: Stream, settings: Settings
+) -> Value:
+    """The normed rows of the tokens to predict, by the decoder that the architecture has."""
+    runs, wanted, size = batch.runs(arch), batch.wanted(arch), settings.element
+    if arch.decoder == "cross":
+        pairs = [(count, asked, kept) for (_, count, kept, _), asked in zip(runs, wanted, strict=True)]
+        return tell_cross_decoder(predicted, bridged, pairs, arch, _mlp)
+    whole = [(count, kept + asked) for (_, count, kept, _), asked in zip(runs, wanted, strict=True)]
+    decoder = Stream(tape, settings.backends, whole, arch.decoder_embed_dim, size)
+    picks = 0
+    if all(kept + asked == length for (_, _, kept, length), asked in zip(runs, wanted, strict=True)):
+        filled = _filled(decoder, bridged)
+    else:
+        filled, picks = tell_joined(decoder, bridged, predicted), INT64 * predicted.tokens
+    for _ in range(arch.decoder_depth):
+        filled = _block(decoder, filled, arch.mlp_ratio, arch.decoder_num_heads, settings)
+    # Index selection keeps its indices, which are the batch's unless some are left out; back it fills a stream with
+    # zeros.
+    chosen = tape.op([filled], predicted.row_bytes, keeps=picks)
+    hidden = predicted.norm(chosen)
+    tape.release(chosen, filled)
+    return hidden
 
 
 def _finetune(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Settings) -> None:
@@ -184,12 +213,9 @@ def _block(
     tape.release(qkv, mixed)
     between = stream.add(x, branch, settings.drop_path)
     y = stream.norm(between)
-    wide = stream.linear(y, ratio * stream.width)
-    active = tape.op([wide], wide.size, saves=[wide])
-    tape.release(wide)
-    mlp = stream.linear(active, stream.width, inputs=ratio * stream.width)
+    mlp = _mlp(stream, y, ratio)
     # Until here the first branch has its name.
-    tape.release(active, branch)
+    tape.release(branch)
     if arch is not None:
         served = tell_experts(stream, y, mlp, arch)
         tape.release(mlp)
@@ -197,3 +223,12 @@ def _block(
     out = stream.add(between, mlp, settings.drop_path)
     tape.release(mlp, between, y, x)
     return out
+
+
+def _mlp(stream: Stream, y: Value, ratio: int) -> Value:
+    wide = stream.linear(y, ratio * stream.width)
+    active = stream.tape.op([wide], wide.size, saves=[wide])
+    stream.tape.release(wide)
+    mlp = stream.linear(active, stream.width, inputs=ratio * stream.width)
+    stream.tape.release(active)
+    return mlp

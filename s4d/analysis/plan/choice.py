@@ -126,7 +126,8 @@ def choose(found: list[Way]) -> Way | None:
 
 def micro_batch(recipe: Recipe, kind: StepKind, parts: int) -> MicroBatch:
     """What one of `parts` equal parts of a step holds."""
-    return MicroBatch(samples={name: count // parts for name, count in kind.samples.items()}, kept=recipe.kept)
+    samples = {name: count // parts for name, count in kind.samples.items()}
+    return MicroBatch(samples=samples, kept=recipe.kept, decoded=recipe.decoded)
 
 
 def _accumulations(recipe: Recipe, world_size: int) -> list[int]:

@@ -13,7 +13,7 @@ from torch import nn
 from s4d.config import Config
 from s4d.config_data import SourceConfig
 from s4d.config_section import Modality
-from s4d.data.masking import masked_count
+from s4d.data.masking import decoded_count, masked_count
 from s4d.data.plan import SamplePlan
 from s4d.data.sources import Source, head_classes, load_source
 from s4d.errors import UsageError
@@ -35,7 +35,8 @@ class StepKind:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """The model with its weights' sizes, the kinds of steps, and the tokens that the encoder sees of one sample.
+    """The model with its weights' sizes, the kinds of steps, and the tokens of one sample that the encoder sees
+    and, in pre-training, those that are predicted.
 
     `quotas` are the views of each source in a step, `assumed` says what had to be guessed, a line each.
     """
@@ -47,6 +48,7 @@ class Recipe:
     classes: int
     kinds: tuple[StepKind, ...]
     kept: Mapping[str, int]
+    decoded: Mapping[str, int]
     quotas: Mapping[str, int]
     mixed: bool
     counted_twice: bool
@@ -75,6 +77,7 @@ def read_recipe(config: Config, counts: Mapping[str, int]) -> Recipe:
         classes=sum(heads.values()),
         kinds=_kinds(config, counts, assumed),
         kept={source.modality: _kept(config, arch, source.modality) for source in config.data.sources},
+        decoded={source.modality: _decoded(config, arch, source.modality) for source in config.data.sources},
         quotas=dict(config.batch.per_step),
         mixed=config.data.mix.mixup_alpha > 0 or config.data.mix.cutmix_alpha > 0,
         counted_twice=arch.experts is not None and moae.balance == "switch" and moae.balance_weight > 0,
@@ -87,6 +90,11 @@ def _kept(config: Config, arch: Architecture, modality: Modality) -> int:
     tokens = arch.tokens(modality)
     hidden = masked_count(tokens, config.data.mask_ratio[modality]) if config.task == "pretrain" else 0
     return tokens - hidden
+
+
+def _decoded(config: Config, arch: Architecture, modality: Modality) -> int:
+    """Tokens of a sample that the decoder predicts."""
+    return decoded_count(arch.tokens(modality) - _kept(config, arch, modality), config.data.decode_ratio[modality])
 
 
 def _heads(config: Config, assumed: list[str]) -> dict[str, int]:

@@ -79,6 +79,7 @@ def micro_work(recipe: Recipe, batch: MicroBatch) -> dict[str, PartWork]:
         recipe.task,
         batch.samples,
         batch.kept,
+        decoded=batch.decoded,
         element_bytes=ELEMENT_BYTES[recipe.precision],
         classes=recipe.classes,
     )

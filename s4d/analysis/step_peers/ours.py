@@ -12,7 +12,7 @@ from s4d.analysis.step_peers.side import DTYPES, Side, Trial
 from s4d.data.batch import PackedBatch
 from s4d.models.classifier import ClassifierOutput, FinetuneModel
 from s4d.models.mae import PretrainModel
-from s4d.models.stream import group_tokens
+from s4d.models.stream import group_tokens, masked_layout
 
 # For all sides alike; the values do not matter for the time.
 LEARNING_RATE = 1e-4
@@ -35,11 +35,8 @@ class LossModel(nn.Module):
         """Mean loss by modality."""
         if isinstance(self.model, PretrainModel):
             sums: dict[str, Tensor] = self.model(batch)
-            totals, seen = group_tokens(batch, batch.layout), group_tokens(batch, batch.layout_visible)
-            masked = {
-                group.modality: total - visible
-                for group, total, visible in zip(batch.groups, totals, seen, strict=True)
-            }
+            counts = group_tokens(batch, masked_layout(batch))
+            masked = {group.modality: count for group, count in zip(batch.groups, counts, strict=True)}
             return {name: value / masked[name] for name, value in sums.items()}
         output: ClassifierOutput = self.model(batch)
         found = {}

@@ -10,7 +10,7 @@ from kernels.launch import Work
 from s4d.analysis.step_work import PARTS, PartWork, step_work
 from s4d.data.batch import PackedBatch
 from s4d.models.sizes import Architecture
-from s4d.models.stream import group_tokens
+from s4d.models.stream import group_tokens, masked_layout
 
 ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 # AdamW moves weight, both moments in fp32 both ways and the gradient once; bf16 training writes its weights too.
@@ -36,12 +36,14 @@ def batch_load(arch: Architecture, task: str, precision: str, classes: int, batc
     """Of one micro batch; `classes` are those of all heads together."""
     samples: dict[str, int] = {}
     kept: dict[str, int] = {}
-    seen = group_tokens(batch, batch.layout_visible)
-    for group, tokens in zip(batch.groups, seen, strict=True):
+    decoded: dict[str, int] = {}
+    seen, wanted = group_tokens(batch, batch.layout_visible), group_tokens(batch, masked_layout(batch))
+    for group, tokens, asked in zip(batch.groups, seen, wanted, strict=True):
         count = group.pixels.shape[0]
         samples[group.modality] = samples.get(group.modality, 0) + count
-        kept[group.modality] = tokens // count
-    work = step_work(arch, task, samples, kept, element_bytes=ELEMENT_BYTES[precision], classes=classes)
+        kept[group.modality], decoded[group.modality] = tokens // count, asked // count
+    size = ELEMENT_BYTES[precision]
+    work = step_work(arch, task, samples, kept, decoded=decoded, element_bytes=size, classes=classes)
     return Load(
         samples={name: float(count) for name, count in samples.items()},
         tokens=float(sum(group_tokens(batch, batch.layout))),

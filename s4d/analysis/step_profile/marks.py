@@ -15,7 +15,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from s4d.analysis.step_work import PARTS
-from s4d.models import vit
+from s4d.models import cross_decoder, vit
 from s4d.models.classifier import FinetuneModel
 from s4d.models.mae import PretrainModel
 from s4d.models.moae import MoaeAdapters
@@ -23,8 +23,8 @@ from s4d.models.moae import MoaeAdapters
 PREFIX = "s4d: "
 STEP = "step"
 BACKWARD = "backward"
-# The call in the blocks that is attention alone.
-ATTENTION = "varlen_attention"
+# The calls in the blocks that are attention alone.
+ATTENTION: tuple[tuple[Any, str], ...] = ((vit, "varlen_attention"), (cross_decoder, "cross_attention"))
 # What surrounds the model's parts. Idle is what is left, so nothing marks it.
 AROUND = ("data wait", "host to device", BACKWARD, "optimizer", "communication", "idle")
 # Entry points of DeepSpeed that carry gradients and weights between ranks, by the object below the engine that has
@@ -108,21 +108,26 @@ def marked_model(model: nn.Module, marks: Marks) -> Iterator[None]:
     handles = []
     for module, part, after in _modules(model):
         handles += _hooked(module, part, after, marks)
-    attend = getattr(vit, ATTENTION)
+    calls = [(module, name, getattr(module, name)) for module, name in ATTENTION]
+    for module, name, call in calls:
+        setattr(module, name, _attention(call, marks))
+    try:
+        yield
+    finally:
+        for module, name, call in calls:
+            setattr(module, name, call)
+        for handle in handles:
+            handle.remove()
 
+
+def _attention(attend: Callable[..., Any], marks: Marks) -> Callable[..., Any]:
     def attention(*arguments: Any, **named: Any) -> Any:
         if torch.compiler.is_compiling():
             return attend(*arguments, **named)
         with marks.inside(f"{'decoder' if marks.part.startswith('decoder') else 'encoder'} attention"):
             return attend(*arguments, **named)
 
-    setattr(vit, ATTENTION, attention)
-    try:
-        yield
-    finally:
-        setattr(vit, ATTENTION, attend)
-        for handle in handles:
-            handle.remove()
+    return attention
 
 
 def _modules(model: nn.Module) -> Iterable[tuple[nn.Module, str, str | None]]:

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from s4d.data.batch import PackedBatch
+from s4d.errors import UsageError
 from s4d.tasks.pretrain import PretrainTask
 
 MASKED = {"image": 3, "video": 6}
 STEP = {"image": 2, "video": 2}
+DECODED = {"image": 2, "video": 3}
 
 
 @pytest.fixture
@@ -130,3 +132,36 @@ def test_uneven_masks_are_refused(task: PretrainTask, batch_of: Callable[..., Pa
     )
     with pytest.raises(ValueError, match="one number of masked tokens"):
         task.forward(task.module, uneven)
+
+
+@pytest.mark.parametrize("decoder", ["joint", "cross"])
+def test_the_loss_is_a_mean_over_the_tokens_that_are_asked_for(
+    task_of: Callable[..., PretrainTask], batch_of: Callable[..., PackedBatch], decoder: str
+) -> None:
+    task, batch = task_of("pretrain", model={"decoder": decoder}), batch_of(masked=MASKED, decoded=DECODED)
+    sums = task.module(batch)
+    expected = 0.3 * sums["image"] / (2 * 2) + 0.7 * sums["video"] / (2 * 3)
+    torch.testing.assert_close(task.forward(task.module, batch).loss, expected, rtol=1e-12, atol=0)
+    whole, gradients = loss_and_gradients(task, batch)
+    parts = [
+        batch_of(range(1), range(1), masked=MASKED, decoded=DECODED, step_samples=STEP),
+        batch_of(range(1, 2), range(1, 2), masked=MASKED, decoded=DECODED, step_samples=STEP),
+    ]
+    split, split_gradients = loss_and_gradients(task, *parts)
+    torch.testing.assert_close(whole, split, rtol=1e-10, atol=0)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, split_gradients[name], rtol=1e-10, atol=1e-12)
+
+
+def test_a_share_that_leaves_nothing_to_predict_is_refused(task_of: Callable[..., PretrainTask]) -> None:
+    sources = [{"name": "faces", "modality": "image", "manifest": "nowhere.csv"}]
+    data = {"sources": sources, "mask_ratio": {"image": 0.5}, "decode_ratio": {"image": 0.4}}
+    with pytest.raises(UsageError, match=r"^data\.decode_ratio\.image: 0\.4 leaves 0 of 2 masked tokens to predict$"):
+        task_of("pretrain", data=data, batch={"per_step": {"faces": 2}})
+
+
+def test_the_decoder_is_written_into_checkpoints(task_of: Callable[..., PretrainTask]) -> None:
+    task = task_of("pretrain", model={"decoder": "cross"})
+    assert task.describe()["architecture"]["decoder"] == "cross"
+    assert task.layer_of("decoder.blocks.0.cross_attn.kv.weight") is None
+    assert not [name for name, _ in task.module.named_parameters() if ".attn." in name and name.startswith("decoder")]

@@ -27,7 +27,7 @@ from s4d.models.build import build_finetune, build_pretrain
 from s4d.models.classifier import FinetuneModel
 from s4d.models.mae import PretrainModel
 from s4d.models.sizes import Architecture, MoaeArchitecture
-from s4d.models.stream import Segments
+from s4d.models.stream import Segments, masked_layout
 
 HEADS = {"image": 7, "video": 7}
 SAMPLES = {"image": 4, "video": 6}
@@ -48,14 +48,24 @@ EXPERTS = MoaeArchitecture(layers=(1, 2), num_experts=8, top_k=2, hidden_dim=16)
 KEPT_CLOSE, PEAK_CLOSE = 0.03, 0.10
 
 
+# Pre-training with other decoders: which, and the share of the masked tokens that it predicts.
+DECODERS = {"cross": ("cross", 1.0), "cross half": ("cross", 0.5), "joint half": ("joint", 0.5)}
+PRETRAINED = ("pretrain", *DECODERS)
+
+
 def case(task: str, *, drop_path: bool = False) -> tuple[Architecture, Any, MicroBatch]:
-    arch = dataclasses.replace(SMALL, experts=EXPERTS if task == "moae" else None)
-    stage = "pretrain" if task == "pretrain" else "finetune"
-    batch = random_batch(StepShape(task=stage, size="tiny", images=SAMPLES["image"], clips=SAMPLES["video"]), arch)
+    decoder, share = DECODERS.get(task, ("joint", 1.0))
+    arch = dataclasses.replace(SMALL, experts=EXPERTS if task == "moae" else None, decoder=decoder)
+    stage = "pretrain" if task in PRETRAINED else "finetune"
+    shape = StepShape(task=stage, size="tiny", images=SAMPLES["image"], clips=SAMPLES["video"], decode_ratio=share)
+    batch = random_batch(shape, arch)
     if drop_path:
         batch = dataclasses.replace(batch, drop_path_keep=torch.ones(arch.depth, sum(SAMPLES.values())))
-    kept = dict(zip(SAMPLES, (length for _, length in batch.layout_visible), strict=True))
-    return arch, batch, MicroBatch(samples=SAMPLES, kept=kept)
+    kept, decoded = (
+        dict(zip(SAMPLES, (length for _, length in layout), strict=True))
+        for layout in (batch.layout_visible, masked_layout(batch))
+    )
+    return arch, batch, MicroBatch(samples=SAMPLES, kept=kept, decoded=decoded if share < 1 else None)
 
 
 def loss_of(model: Any, batch: Any) -> Tensor:
@@ -71,7 +81,7 @@ def measured(task: str, family: str, dtype: torch.dtype, *, drop_path: bool) -> 
     """On this machine's CPU, by every allocation; gradients of the weights included."""
     arch, batch, _ = case(task, drop_path=drop_path)
     backends = {} if family.startswith("cpu") else dataclasses.asdict(FAMILIES[family])
-    build: Any = build_pretrain if task == "pretrain" else partial(build_finetune, heads=HEADS)
+    build: Any = build_pretrain if task in PRETRAINED else partial(build_finetune, heads=HEADS)
     model = build(arch, seed=0, backends=backends).to(dtype).train()
     run = Run(
         forward=lambda: (loss_of(model, batch),),
@@ -91,6 +101,9 @@ def measured(task: str, family: str, dtype: torch.dtype, *, drop_path: bool) -> 
         ("pretrain", "cpu", torch.bfloat16, False),
         ("moae", "cpu", torch.bfloat16, True),
         ("pretrain", "cpu fp32", torch.float32, False),
+        ("joint half", "cpu", torch.bfloat16, False),
+        ("cross", "cpu", torch.bfloat16, False),
+        ("cross half", "cpu fp32", torch.float32, False),
         ("moae", "cpu fp32", torch.float32, False),
         ("pretrain", "plain", torch.bfloat16, False),
         ("finetune", "plain", torch.float32, False),
@@ -102,7 +115,7 @@ def test_activations_are_those_of_the_allocator(task: str, family: str, dtype: t
     arch, _, batch = case(task)
     expected = activations(
         arch,
-        "pretrain" if task == "pretrain" else "finetune",
+        "pretrain" if task in PRETRAINED else "finetune",
         batch,
         backends=FAMILIES[family],
         element_bytes=dtype.itemsize,
@@ -133,7 +146,7 @@ def tracked(task: str) -> Activations:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         torch.set_default_dtype(torch.bfloat16)
         try:
-            model: Any = PretrainModel(arch, backends) if task == "pretrain" else FinetuneModel(arch, HEADS, backends)
+            model: Any = PretrainModel(arch, backends) if task in PRETRAINED else FinetuneModel(arch, HEADS, backends)
         finally:
             torch.set_default_dtype(torch.float32)
         fake = faked(batch, mode)
@@ -163,11 +176,11 @@ def faked(value: Any, mode: FakeTensorMode) -> Any:
 
 
 @pytest.mark.usefixtures("triton_everywhere")
-@pytest.mark.parametrize("task", ["pretrain", "finetune", "moae"])
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "moae", "joint half", "cross"])
 def test_activations_of_the_triton_path_are_those_that_torch_tracks(task: str) -> None:
     found = tracked(task)
     arch, _, batch = case(task)
-    stage = "pretrain" if task == "pretrain" else "finetune"
+    stage = "pretrain" if task in PRETRAINED else "finetune"
     expected = activations(arch, stage, batch, keeps_gradients=True)
     assert expected.kept == pytest.approx(found.kept, rel=KEPT_CLOSE)
     assert expected.peak == pytest.approx(found.peak, rel=PEAK_CLOSE)
