@@ -10,6 +10,7 @@ from s4d.cli import (
     bench,
     bench_compare,
     bench_compile,
+    bench_decoder,
     bench_pipeline,
     bench_projection,
     bench_report,
@@ -73,6 +74,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         {
             **{name: bench.command_for(name) for name in bench.COMMANDS},
             "step": bench_step.step,
+            "decoder": bench_decoder.decoder,
             "projection": bench_projection.projection,
             "pipeline": bench_pipeline.pipeline,
             "gpu-report": bench_report.gpu_report,

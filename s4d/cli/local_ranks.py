@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 from s4d.errors import DataError
 
@@ -34,10 +35,11 @@ def run_ranks(
     threads: int = 1,
     cores: Sequence[Sequence[int]] | None = None,
     on_gpu: bool = False,
+    log: IO[bytes] | None = None,
 ) -> None:
     """Run `command` as the ranks of one launch, with `threads` each; DataError if one fails or `limit` seconds pass.
 
-    `cores` has the cores of every rank; None leaves them unbound.
+    `cores` has the cores of every rank; None leaves them unbound. What the ranks print goes to `log`, if there is one.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -56,7 +58,7 @@ def run_ranks(
     try:
         for rank in range(ranks):
             own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            started.append(_start(command, own, cores[rank] if cores is not None else None))
+            started.append(_start(command, own, cores[rank] if cores is not None else None, log))
         _wait_for(started, limit)
     finally:
         for process in started:
@@ -65,10 +67,10 @@ def run_ranks(
 
 
 def _start(
-    command: Sequence[str], environment: Mapping[str, str], cores: Sequence[int] | None
+    command: Sequence[str], environment: Mapping[str, str], cores: Sequence[int] | None, log: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
     with bound_to(cores):
-        return subprocess.Popen(command, env=environment)
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=None if log is None else subprocess.STDOUT)
 
 
 @contextmanager

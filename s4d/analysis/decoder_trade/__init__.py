@@ -1,0 +1,1 @@
+"""What the options of the pre-training decoder save and cost: step time, held-out loss, a probe of the encoder."""
