@@ -42,9 +42,19 @@ def build_engine(task: Task, config: RunConfig, runtime: Runtime) -> tuple[Any, 
     return engine, state
 
 
-def backward(engine: Any, result: StepResult, *, world_size: int) -> None:
-    """Back-propagate a loss share: DeepSpeed averages over ranks and accumulation, shares are to be summed."""
-    engine.backward(result.loss * (world_size * engine.gradient_accumulation_steps()))
+def backward(engine: Any, result: StepResult, *, world_size: int, reduce: bool = True) -> None:
+    """Back-propagate a loss share: DeepSpeed averages over ranks and accumulation, shares are to be summed.
+
+    Without `reduce`, which ZeRO cannot do without, `reduce_gradients` is to follow the last micro batch of a step.
+    """
+    with contextlib.nullcontext() if reduce else engine.no_sync():
+        engine.backward(result.loss * (world_size * engine.gradient_accumulation_steps()))
+
+
+def reduce_gradients(engine: Any, *, world_size: int) -> None:
+    """Average the gradients over ranks, unless micro batches of the step are still to come; without ZeRO."""
+    if world_size > 1:
+        engine.allreduce_gradients()
 
 
 def norm_before_step(engine: Any) -> Tensor | None:

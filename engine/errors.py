@@ -37,6 +37,12 @@ class BatchArithmeticError(EngineError):
     exit_code = 2
 
 
+class StepGraphError(EngineError):
+    """Steps that were to be replayed as graphs and cannot be."""
+
+    exit_code = 2
+
+
 class CheckpointError(EngineError):
     """A checkpoint that is missing, damaged, unwritable or made by another model."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from engine.checkpoint import Checkpoints
-from engine.ds_engine import backward
+from engine.compute import Plain
 from engine.ema import MovingAverage
 from engine.protocols import Batches, EngineSettings, StepResult, Task
 from engine.runtime import Runtime
@@ -32,6 +32,7 @@ class Training:
     engine: Any
     task: Task
     batches: Batches
+    compute: Plain
     runtime: Runtime
     settings: EngineSettings
     schedule: Schedule
@@ -85,15 +86,8 @@ class Training:
 
     def optimizer_step(self, step: int, micro_batches: list[Any]) -> tuple[list[StepResult], float | Tensor]:
         """Forward and backward of every micro batch, then one update; returns their results and the gradient norm."""
-        statistics = self.task.begin_step(self.engine, micro_batches)
-        results = []
-        for index, batch in enumerate(micro_batches):
-            pulse.enter(Phase.FORWARD)
-            results.append(self.task.forward(self.engine, batch, statistics))
-            pulse.enter(Phase.BACKWARD)
-            backward(self.engine, results[-1], world_size=self.runtime.world_size)
-            if index + 1 < len(micro_batches):
-                self.engine.step()
+        pulse.enter(Phase.FORWARD)
+        results = self.compute(micro_batches, self.task.begin_step(self.engine, micro_batches))
         pulse.enter(Phase.STEP)
         self.checkpoints.hold_updates()
         return results, self.guard.update(step, micro_batches, results)

@@ -34,7 +34,7 @@ class Batch(Protocol):
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
-        """Names of its samples, for messages."""
+        """Names of its samples, for messages; nothing is computed from fields of this name, its own or further in."""
         ...
 
     def to(self, device: torch.device) -> Batch: ...
@@ -80,7 +80,15 @@ class Task(Protocol):
         ...
 
     def forward(self, module: nn.Module, batch: Any, statistics: Any) -> StepResult:
-        """Loss share of one micro batch: shares sum to the step's loss over ranks and accumulation."""
+        """Loss share of one micro batch: shares sum to the step's loss over ranks and accumulation.
+
+        A function of the weights, of the tensors of batch and statistics, and of their form (`engine.inputs`).
+        """
+        ...
+
+    @property
+    def forward_has_collectives(self) -> bool:
+        """Whether `forward` talks to other ranks."""
         ...
 
     def evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
@@ -155,6 +163,10 @@ class EngineSettings(Protocol):
     def offload(self) -> str: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def step_graph(self) -> str: ...
+    @property
+    def recompute(self) -> float: ...
     @property
     def log_every(self) -> int: ...
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.agreement import require_shared
+from engine.captured import build_compute
 from engine.checkpoint import Checkpoints
 from engine.diagnosis import Diagnosis
 from engine.drift import run_settings
@@ -17,7 +18,7 @@ from engine.loop import Training
 from engine.protocols import Batches, RunConfig, Task
 from engine.run_folder import METRICS, RunFolder, cut_metrics
 from engine.runtime import Runtime, say
-from engine.schedule import build_schedule
+from engine.schedule import Schedule, build_schedule
 from engine.step_guard import StepGuard
 from engine.stop import StopRequest
 from engine.telemetry import Telemetry, describe_environment
@@ -60,6 +61,7 @@ def execute(
     if source is not None:
         choices.replay(folder.read_json(BACKENDS) or {})
     engine, state = build_engine(task, config, runtime)
+    compute = build_compute(engine, task, config, runtime)
     average = MovingAverage(state, config.optim.ema)
     checkpoints = Checkpoints(
         folder.path / "checkpoints",
@@ -84,22 +86,26 @@ def execute(
         engine=engine,
         task=task,
         batches=batches,
+        compute=compute,
         runtime=runtime,
         settings=config.engine,
-        schedule=build_schedule(
-            config.optim, samples_per_step=sum(batches.samples_per_step.values()), total_steps=batches.total_steps
-        ),
+        schedule=_build_schedule(config, batches),
         average=average,
         guard=_build_guard(Diagnosis(engine, task, config, runtime, save_config), average, telemetry),
         checkpoints=checkpoints,
         telemetry=telemetry,
         stop=stop,
-        note_choices=lambda: folder.write_json(BACKENDS, choices.read()),
+        note_choices=lambda: folder.write_json(BACKENDS, {**choices.read(), "step": compute.live}),
         still_ours=folder.check,
     )
     done = _train(training, start)
     _finish(training, folder, done=done)
     return done
+
+
+def _build_schedule(config: RunConfig, batches: Batches) -> Schedule:
+    samples = sum(batches.samples_per_step.values())
+    return build_schedule(config.optim, samples_per_step=samples, total_steps=batches.total_steps)
 
 
 def _build_guard(diagnosis: Diagnosis, average: MovingAverage, telemetry: Telemetry) -> StepGuard:
@@ -115,6 +121,7 @@ def _build_guard(diagnosis: Diagnosis, average: MovingAverage, telemetry: Teleme
 
 def _train(training: Training, start: int) -> bool:
     """Run the loop and see its last checkpoint published; a run that fails also lets the one under way come out."""
+    say(training.runtime, f"step: {training.compute.live}")
     try:
         done = training.run(start)
         pulse.enter(Phase.SAVE)

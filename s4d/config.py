@@ -153,6 +153,11 @@ class EngineConfig(Section):
         json_schema_extra=FREE,
     )
     precision: Literal["fp32", "bf16"] = "bf16"
+    step_graph: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="replay forward and backward as CUDA graphs; auto: on a GPU without ZeRO, where nothing forbids it",
+        json_schema_extra=FREE,
+    )
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1, description="optimizer steps in all; instead of epochs")
     log_every: int = Field(default=10, ge=1, json_schema_extra=FREE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,23 +44,33 @@ class EngineSides:
     def build(self, trial: Trial, precision: str) -> Side:
         """The model under `engine.ds_engine`; AdamW and the gradient norm are DeepSpeed's to call."""
         runtime = self.start()
-        from engine.ds_engine import backward, build_engine
+        from engine.captured import build_compute
+        from engine.ds_engine import build_engine
         from engine.footprint import Case
         from s4d.cli.bench_zero_rank import Work, run_config
 
-        case = Case(stage=ZERO_STAGE, world_size=1, precision=precision)
-        work = Work(module=LossModel(trial.model()).train())
-        engine, _ = build_engine(work, run_config(case), runtime)  # type: ignore[arg-type]
+        class LossWork(Work):
+            forward_has_collectives = False
+
+            def forward(self, module: Any, batch: Any, statistics: None) -> Any:
+                return SimpleNamespace(loss=module(batch), parts={}, metrics={})
+
+        config = run_config(Case(stage=ZERO_STAGE, world_size=1, precision=precision))
+        work: Any = LossWork(module=LossModel(trial.model()).train())
+        engine, _ = build_engine(work, config, runtime)
+        compute = build_compute(engine, work, config, runtime)
+        notes = {"zero_stage": ZERO_STAGE, "step": compute.live}
 
         def step() -> None:
-            backward(engine, SimpleNamespace(loss=engine(trial.batch)), world_size=1)
+            compute([trial.batch], None)
             engine.step()
+            notes["step"] = compute.live
 
         def loss() -> float:
             with torch.no_grad():
                 return float(engine.module(trial.batch))
 
-        return Side(step=step, loss=loss, notes={"zero_stage": ZERO_STAGE}, close=engine.destroy)
+        return Side(step=step, loss=loss, notes=notes, close=engine.destroy)
 
     def close(self) -> None:
         """Leave the process group."""

@@ -63,7 +63,9 @@ def run_config(case: Case) -> Any:
     """The sections of a configuration that decide how DeepSpeed lays a model out."""
     return SimpleNamespace(
         batch=SimpleNamespace(per_step={"images": case.world_size * case.accumulation}, accumulation=case.accumulation),
-        engine=SimpleNamespace(zero_stage=case.stage, precision=case.precision, offload=case.offload),
+        engine=SimpleNamespace(
+            zero_stage=case.stage, precision=case.precision, offload=case.offload, step_graph="auto", recompute=0.0
+        ),
         optim=SimpleNamespace(
             lr=1e-4,
             betas=(0.9, 0.95),

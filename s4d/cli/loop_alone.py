@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn, TypeVar
 
+from engine.captured import build_compute
 from engine.ds_engine import build_engine
 from engine.ema import MovingAverage
 from engine.loop import Training
@@ -38,6 +39,7 @@ def loop_alone(
         engine=engine,
         task=task,
         batches=batches,
+        compute=build_compute(engine, task, config, runtime),
         runtime=runtime,
         settings=config.engine,
         schedule=build_schedule(

@@ -121,9 +121,9 @@ def _config(path: Path, overrides: list[str], steps: int) -> Config:
     from s4d.cli.profile_step_run import steps_in_all
     from s4d.config import load
 
-    load(path, overrides)
+    wanted = load(path, overrides)
     beside = ["engine.keep_best=null", "engine.eval_every=null", "engine.save_every=null", "engine.epochs=null"]
-    return load(path, [*overrides, *beside, f"engine.steps={steps_in_all(steps)}"])
+    return load(path, [*overrides, *beside, f"engine.steps={steps_in_all(wanted, steps)}"])
 
 
 def _measured(
@@ -162,6 +162,7 @@ def _measured(
     limits = {"flops": ceiling[f"matmul_{str(dtype).removeprefix('torch.')}"], "bytes": ceiling["copy"]}
     document = _document(found, config, runtime.device, limits, {**ceiling})
     document["run"] |= {"synthetic": synthetic, "backends": backends.chosen(), "undisturbed_steps": steps}
+    document["run"] |= {"step": found.live, "replayed_steps": found.replayed_steps}
     return document, files
 
 
@@ -186,7 +187,7 @@ def _built(config: Config, steps: int, device: torch.device, synthetic: bool) ->
 
     check_backends(config.engine.backends)
     plain = config.model_copy(update={"model": config.model.model_copy(update={"init_from": None})})
-    return restore_task(plain, description(plain), device=device), SyntheticBatches(plain, steps_in_all(steps))
+    return restore_task(plain, description(plain), device=device), SyntheticBatches(plain, steps_in_all(plain, steps))
 
 
 def _document(

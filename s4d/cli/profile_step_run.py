@@ -1,7 +1,8 @@
 """Runs the steps that `s4d profile step` looks at: the engine's own loop, one rank, nothing written.
 
 In turn: warm-up; steps as they are, for the rates; steps under the profiler, for the split; one with stacks and every
-allocation, for the places where the host waits. What the loop tells its telemetry is the clock.
+allocation, for the places where the host waits. The last two never replay graphs, in which nothing can be told apart.
+What the loop tells its telemetry is the clock.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from s4d.analysis.step_profile.trace import Trace, read_trace
 from s4d.cli.loop_alone import Silent, loop_alone
 from s4d.config import Config
 
-# The first step of ZeRO 3 records the order of the modules; allocators and choices of backends settle.
+# Steps of each kind. The first of ZeRO 3 records the order of the modules; allocators and choices of backends settle;
+# graphs are recorded in the third.
 WARM = 3
 PROFILED = 2
 EMPTY = Trace(spans=(), work=(), allocations=())
@@ -40,14 +42,23 @@ def tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def steps_in_all(steps: int) -> int:
+def warm_steps(config: Config) -> int:
+    """Steps before anything is measured."""
+    kinds = {source.modality for source in config.data.sources} if config.batch.batching == "alternate" else {"packed"}
+    return WARM * len(kinds)
+
+
+def steps_in_all(config: Config, steps: int) -> int:
     """Steps of a profile that measures `steps` undisturbed ones: warm-up, these, settling, profiled, stacks."""
-    return WARM + steps + 1 + PROFILED + 1
+    return warm_steps(config) + steps + 1 + PROFILED + 1
 
 
 @dataclass(kw_only=True)
 class Found:
-    """What was measured; times in seconds, memory in bytes. `loads` has the micro batches of each step."""
+    """What was measured; times in seconds, memory in bytes. `loads` has the micro batches of each step.
+
+    `live` says how the undisturbed steps ran, `replayed_steps` how many of them were replayed.
+    """
 
     step_seconds: float = 0.0
     all_steps: list[float] = field(default_factory=list)
@@ -57,6 +68,8 @@ class Found:
     triton: dict[str, int] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     parameters: int = 0
+    live: str = ""
+    replayed_steps: int = 0
 
 
 class Watched:
@@ -134,6 +147,7 @@ class Session:
     steps: int
     folder: Path
     snapshot: Path | None = None
+    compute: Any = None
 
     def run(self) -> Found:
         """All passes."""
@@ -145,16 +159,18 @@ class Session:
         found = Found()
         clock = Clock(self._passes(marks, found))
         training, state = loop_alone(MarkedTraining, self.config, self.task, watched, self.runtime, clock)
+        self.compute = training.compute
         found.parameters = sum(torch.Size(shape).numel() for shape in state.shapes.values())
         calls = [*deepspeed_calls(training.engine), (self.task, "forward", "head and loss")]
         with marked_model(self.task.module, marks), marked_calls(calls, marks):
             training.run(0)
-        found.loads = watched.loads[WARM : WARM + self.steps]
+        found.loads = watched.loads[warm_steps(self.config) :][: self.steps]
         return found
 
     def _passes(self, marks: Marks, found: Found) -> Generator[None, None, None]:
-        tell(f"{WARM} steps to warm up")
-        for _ in range(WARM):
+        warm = warm_steps(self.config)
+        tell(f"{warm} steps to warm up")
+        for _ in range(warm):
             yield
         tell(f"{self.steps} steps undisturbed")
         yield from self._undisturbed(found)
@@ -185,13 +201,15 @@ class Session:
         if on_gpu:
             found.memory["between_steps"] = torch.cuda.memory_allocated(self.runtime.device)
             torch.cuda.reset_peak_memory_stats(self.runtime.device)
-        times = [time.perf_counter()]
+        before, times = self.compute.replayed_steps, [time.perf_counter()]
         for _ in range(self.steps):
             yield
             times.append(time.perf_counter())
         self._wait()
         found.step_seconds = (time.perf_counter() - times[0]) / self.steps
         found.all_steps = [end - start for start, end in pairwise(times)]
+        found.live, found.replayed_steps = self.compute.live, self.compute.replayed_steps - before
+        self.compute.suspended = True
         if on_gpu:
             found.memory["peak_allocated"] = torch.cuda.max_memory_allocated(self.runtime.device)
             found.memory["peak_reserved"] = torch.cuda.max_memory_reserved(self.runtime.device)

@@ -20,7 +20,7 @@ from s4d.models.sizes import architecture
 from s4d.models.weights import load_initial
 from s4d.tasks.balance import choice_counts, release_shares, switch_shares
 from s4d.tasks.base import StepOutput
-from s4d.tasks.collective import sum_over_ranks
+from s4d.tasks.collective import is_distributed, sum_over_ranks
 from s4d.tasks.evaluate import Evaluator, SourceResult
 from s4d.tasks.evaluation_files import write_evaluation
 from s4d.tasks.layers import encoder_layer
@@ -88,6 +88,11 @@ class FinetuneTask:
         parts |= {f"balance/{name}": share.detach() for name, share in balances.items()}
         metrics = {f"accuracy/{name}": hits[name] for name in losses if batch.step_samples.get(name)}
         return StepOutput(loss=torch.stack(terms).sum(), parts=parts, metrics=metrics)
+
+    @property
+    def forward_has_collectives(self) -> bool:
+        """Whether ranks add up expert choices there, as they do where one micro batch is all of a step."""
+        return self._needs_counts() and self.config.batch.accumulation == 1 and is_distributed()
 
     def _head_shares(self, output: ClassifierOutput, batch: PackedBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Cross-entropy and hits of each modality over its samples in the whole step; an absent head gives 0."""

@@ -65,6 +65,11 @@ class PretrainTask:
         parts = {f"loss/{name}": share.detach() for name, share in shares.items()}
         return StepOutput(loss=loss, parts=parts, metrics={})
 
+    @property
+    def forward_has_collectives(self) -> bool:
+        """Never."""
+        return False
+
     def evaluate(self, module: nn.Module, split: str) -> dict[str, float]:
         """Nothing: pre-training is judged by its reconstructions and by fine-tuning."""
         return {}

@@ -76,6 +76,7 @@ class TinyTask:
     """Squared error over the whole step's samples, in two parts."""
 
     num_layers = 2
+    forward_has_collectives = False
 
     def __init__(self, width: int = 5, poison_step: int | None = None) -> None:
         self.module: nn.Module = TinyModule(width)
@@ -170,6 +171,8 @@ def tiny_config(run_dir: Path, **changes: Any) -> Any:
         "zero_stage": 0,
         "offload": "none",
         "precision": "fp32",
+        "step_graph": "auto",
+        "recompute": 0.0,
         "log_every": 1,
         "save_every": 3,
         "keep_last": 9,

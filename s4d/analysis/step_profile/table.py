@@ -22,6 +22,7 @@ def summary(document: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{run['name']}: {run['task']}, size {run['size']}, {run['precision']}, ZeRO {run['zero_stage']}, one rank, "
         f"{quotas} a step, on {machine['device_name']}",
+        _live(run),
         *(["random pixels: waiting for data is not measured"] if run["synthetic"] else []),
         f"step {duration(rates['step_seconds'])}: {rates['clips_per_second']:.3g} clips/s, "
         f"{rates['images_per_second']:.3g} images/s, {rates['tokens_per_second']:.4g} tokens/s",
@@ -36,6 +37,15 @@ def summary(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"Python between ops, in all parts: {duration(document['python_seconds'])}")
     memory = ", ".join(f"{name.replace('_', ' ')} {size / 1e6:.1f} MB" for name, size in document["memory"].items())
     return [*lines, f"memory: {memory}"]
+
+
+def _live(run: Mapping[str, Any]) -> str:
+    line = f"forward and backward: {run['step']}"
+    if run["step"] != "graph":
+        return line
+    return (
+        f"{line}, replayed in {run['replayed_steps']} of {run['undisturbed_steps']} steps; the split is of plain steps"
+    )
 
 
 def table(document: Mapping[str, Any]) -> list[tuple[str, ...]]:

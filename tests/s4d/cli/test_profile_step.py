@@ -124,6 +124,7 @@ def test_the_document(pretrained: tuple[Path, dict[str, Any]]) -> None:
     run_facts, rates = document["run"], document["rates"]
     assert run_facts["per_step"] == {"faces": 4, "clips": 2} and run_facts["zero_stage"] == 1
     assert run_facts["synthetic"] is False and run_facts["backends"]
+    assert run_facts["step"] == "plain (no GPU)" and run_facts["replayed_steps"] == 0
     assert rates["images_per_second"] == pytest.approx(2 * rates["clips_per_second"])
     assert rates["tokens_per_second"] == pytest.approx((4 * 4 + 2 * 8) / rates["step_seconds"])
     assert len(rates["all_steps_seconds"]) == 2

@@ -36,6 +36,9 @@ def document(**run: Any) -> dict[str, Any]:
             "per_step": {"voxceleb2": 4},
             "synthetic": False,
             "backends": {"attention(device=cpu)": "native"},
+            "step": "plain (no GPU)",
+            "undisturbed_steps": 2,
+            "replayed_steps": 0,
         }
         | run,
         "machine": {"device_name": "a device", "device": "cpu"},
