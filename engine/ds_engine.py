@@ -11,9 +11,10 @@ from torch import Tensor
 
 from engine.ds_config import build_ds_config
 from engine.half import HalfForward
-from engine.master_state import MasterState
+from engine.master_state import BUCKET_ELEMENTS, MasterState
 from engine.param_groups import build_optimizer
 from engine.protocols import RunConfig, StepResult, Task
+from engine.recompute import layers_of, recompute, spread_evenly
 from engine.runtime import Runtime
 
 
@@ -26,15 +27,20 @@ def build_engine(task: Task, config: RunConfig, runtime: Runtime) -> tuple[Any, 
     import deepspeed
 
     initial = {name: value.detach().to("cpu", copy=True) for name, value in task.module.named_parameters()}
+    again = spread_evenly(layers_of(task.module), config.engine.recompute)
     without_zero_in_half = config.engine.zero_stage == 0 and config.engine.precision == "bf16"
+    module = HalfForward(task.module, again) if without_zero_in_half else task.module
+    recompute(again)
     # DeepSpeed prints memory tables while it builds its bf16 optimizer.
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(
-            model=HalfForward(task.module) if without_zero_in_half else task.module,
+            model=module,
             optimizer=build_optimizer(task, config.optim),
             config=build_ds_config(config, runtime.world_size),
             dist_init_required=False,
         )
+    # At stage 0 DeepSpeed copies all gradients into one buffer and back, of a single rank too; see `backward`.
+    engine.enable_backward_allreduce = config.engine.zero_stage > 0
     state = MasterState(engine, task.module)
     state.scatter(state.shards, initial.__getitem__)
     state.reset_optimizer(step=0)
@@ -49,12 +55,14 @@ def backward(engine: Any, result: StepResult, *, world_size: int, reduce: bool =
     """
     with contextlib.nullcontext() if reduce else engine.no_sync():
         engine.backward(result.loss * (world_size * engine.gradient_accumulation_steps()))
+    if reduce and not engine.enable_backward_allreduce:
+        reduce_gradients(engine, world_size=world_size)
 
 
 def reduce_gradients(engine: Any, *, world_size: int) -> None:
     """Average the gradients over ranks, unless micro batches of the step are still to come; without ZeRO."""
     if world_size > 1:
-        engine.allreduce_gradients()
+        engine.allreduce_gradients(bucket_size=BUCKET_ELEMENTS)
 
 
 def norm_before_step(engine: Any) -> Tensor | None:

@@ -6,7 +6,7 @@ model to look after: gradients are fp32 sums, and nothing waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,21 +17,23 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.hooks import RemovableHandle
 
+from engine.recompute import layers_of
+
 
 class HalfForward(nn.Module):
     """`module` computing in bf16: each forward rounds weights and floating-point buffers, which stay as they are.
 
-    Members of lists of modules, the layers of a model, are rounded one by one when their turn comes.
+    Layers are rounded one by one when their turn comes. Those of `recomputed` are done again as a whole.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, recomputed: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.module = module
-        layers = [layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part]
+        layers = layers_of(module)
         inside = {id(part) for layer in layers for part in layer.modules()}
         self._outside = _Places([part for part in module.modules() if id(part) not in inside])
         for layer in layers:
-            layer.forward = _HalfLayer(layer)
+            layer.forward = _HalfLayer(layer, keeps=layer in recomputed)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `module` returns for the same arguments."""
@@ -46,14 +48,15 @@ class _HalfLayer:
     for it. A GPU's memory goes to other things, and compiled layers keep what they find best.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, *, keeps: bool) -> None:
         self._forward = layer.forward
+        self._keeps = keeps
         self._places = _Places(list(layer.modules()))
         self._norms = [part for part in layer.modules() if isinstance(part, nn.LayerNorm)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._places.rounded() as pairs:
-            if not pairs or pairs[0][0].is_cuda:
+            if self._keeps or not pairs or pairs[0][0].is_cuda:
                 return self._forward(*args, **kwargs)
             with _MadeAgain(pairs, self._norms):
                 return self._forward(*args, **kwargs)

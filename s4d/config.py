@@ -153,6 +153,14 @@ class EngineConfig(Section):
         json_schema_extra=FREE,
     )
     precision: Literal["fp32", "bf16"] = "bf16"
+    recompute: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the layers, spread evenly, whose forward is done again in the backward: less memory, "
+        "more time, the same results",
+        json_schema_extra=FREE,
+    )
     step_graph: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="replay forward and backward as CUDA graphs; auto: on a GPU without ZeRO, where nothing forbids it",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.runtime import Runtime
 
 # What the configurations use where they say nothing.
-ZERO_STAGE = 1
+ZERO_STAGE = 0
 
 
 class EngineSides:

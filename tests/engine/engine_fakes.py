@@ -172,6 +172,7 @@ def tiny_config(run_dir: Path, **changes: Any) -> Any:
         "offload": "none",
         "precision": "fp32",
         "step_graph": "auto",
+        "recompute": 0.0,
         "log_every": 1,
         "save_every": 3,
         "keep_last": 9,

@@ -1,8 +1,8 @@
 """Activations of one micro batch on one rank: bytes kept for the backward, and the most at any time.
 
 The models are told to a `Tape` op by op, with what the autograd functions of each backend save and what torch's own
-save: a linear layer and a layer norm their input (and the norm two numbers per row), GELU its input, an addition
-nothing. Weights, their gradients and the batch itself are not part of it.
+save: a linear layer, with GELU before it or not, and a layer norm their input (and the norm two numbers per row), an
+addition nothing. Weights, their gradients and the batch itself are not part of it.
 
 Letters: T tokens of a stream, V visible ones, M predicted ones, D width, E experts, k chosen, R = T k slots.
 """
@@ -23,7 +23,7 @@ from s4d.models.sizes import Architecture
 
 # What the ops pick by themselves on a GPU and on a CPU, and plain PyTorch in their place.
 FAMILIES: dict[str, Backends] = {
-    "triton": Backends(attention="triton", moae="triton", patch="triton", reconstruction="triton"),
+    "triton": Backends(attention="triton", moae="triton", patch="triton", reconstruction="triton", blocks="compiled"),
     "cpu": Backends(attention="native", moae="per_expert", patch="native", reconstruction="native"),
     "cpu fp32": Backends(attention="grouped", moae="per_expert", patch="native", reconstruction="native"),
     "plain": Backends(attention="sdpa", moae="grouped", patch="reference", reconstruction="reference"),
@@ -31,11 +31,8 @@ FAMILIES: dict[str, Backends] = {
 
 
 def backends_of(named: Mapping[str, str]) -> tuple[Backends, list[str]]:
-    """Triton's backends with those that a configuration names, and a line for each that is not modelled.
-
-    How blocks run changes nothing: torch.compile too keeps what products read, rather than make it again.
-    """
-    unknown = [op for op, name in named.items() if op != "blocks" and name not in MODELLED.get(op, ())]
+    """Triton's backends with those that a configuration names, and a line for each that is not modelled."""
+    unknown = [op for op, name in named.items() if name not in MODELLED.get(op, ())]
     known = {op: name for op, name in named.items() if op in MODELLED and op not in unknown}
     lines = [f"engine.backends.{op}: {named[op]} is taken to keep what Triton's path keeps" for op in unknown]
     return dataclasses.replace(FAMILIES["triton"], **known), lines
@@ -227,8 +224,16 @@ def _block(
 
 def _mlp(stream: Stream, y: Value, ratio: int) -> Value:
     wide = stream.linear(y, ratio * stream.width)
-    active = stream.tape.op([wide], wide.size, saves=[wide])
+    # Keeps what GELU is given; GELU itself is there for a moment in both directions. Compiled, a block keeps it too:
+    # torch.compile makes nothing again that a product reads.
+    mlp = stream.tape.op(
+        [wide],
+        stream.row_bytes,
+        saves=[wide],
+        keeps=wide.size if stream.backends.blocks == "compiled" else 0,
+        scratch=wide.size,
+        back_scratch=wide.size,
+        weights=(ratio * stream.width + 1) * stream.width * stream.element,
+    )
     stream.tape.release(wide)
-    mlp = stream.linear(active, stream.width, inputs=ratio * stream.width)
-    stream.tape.release(active)
     return mlp

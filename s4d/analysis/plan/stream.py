@@ -20,17 +20,19 @@ MODELLED: dict[str, tuple[str, ...]] = {
     "moae": ("triton", "per_expert", "grouped"),
     "patch": ("triton", "native", "gather", "reference"),
     "reconstruction": ("triton", "native", "reference"),
+    "blocks": ("compiled", "plain"),
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backends:
-    """Which backend serves each op."""
+    """Which backend serves each op, and how blocks run."""
 
     attention: str
     moae: str
     patch: str
     reconstruction: str
+    blocks: str = "plain"
 
 
 class Stream:

@@ -181,12 +181,13 @@ def test_activations_of_the_triton_path_are_those_that_torch_tracks(task: str) -
     found = tracked(task)
     arch, _, batch = case(task)
     stage = "pretrain" if task in PRETRAINED else "finetune"
-    expected = activations(arch, stage, batch, keeps_gradients=True)
+    plain = dataclasses.replace(FAMILIES["triton"], blocks="plain")
+    expected = activations(arch, stage, batch, backends=plain, keeps_gradients=True)
     assert expected.kept == pytest.approx(found.kept, rel=KEPT_CLOSE)
     assert expected.peak == pytest.approx(found.peak, rel=PEAK_CLOSE)
 
 
-def test_a_compiled_block_keeps_as_much() -> None:
+def test_a_compiled_block_keeps_what_gelu_returns_too() -> None:
     """By the partition that torch.compile makes of forward and backward, run op by op."""
     from torch._inductor.compile_fx import select_decomp_table
 
@@ -211,7 +212,7 @@ def test_a_compiled_block_keeps_as_much() -> None:
         )
         run.backward(run.outputs())
         held.append(measure_memory(run, torch.device("cpu")).held)
-    assert held[1] == pytest.approx(held[0], rel=KEPT_CLOSE)
+    assert held[1] - held[0] == pytest.approx(tokens * 4 * width * 4, rel=KEPT_CLOSE)
 
 
 def test_a_fine_tuning_clip_of_the_base_model_keeps_what_is_known_of_it() -> None:
