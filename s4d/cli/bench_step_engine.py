@@ -15,7 +15,7 @@ from s4d.analysis.step_peers.table import HALF
 if TYPE_CHECKING:
     from engine.runtime import Runtime
 
-# What the configurations use where they say nothing.
+# One rank has nothing to shard, and every other stage copies all gradients and weights once more.
 ZERO_STAGE = 0
 
 

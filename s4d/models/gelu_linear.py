@@ -23,8 +23,8 @@ class _GeluLinear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         (upstream,) = gradients
-        # As torch's own backward of a linear layer has its products, so that the bits are the same; one after the other,
-        # so that a single wide tensor is there at a time.
+        # The products of torch's own backward of a linear layer, so that the bits are the same; one after the other, so
+        # that a single wide tensor is there at a time.
         weight_gradient = (F.gelu(x).t() @ upstream).t()
         gradient = upstream @ weight
         torch.ops.aten.gelu_backward.grad_input(gradient, x, grad_input=gradient)
