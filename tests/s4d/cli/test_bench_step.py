@@ -65,7 +65,7 @@ def test_the_engine_runs_beside_the_bare_loop(tmp_path: Path) -> None:
     document = read(tmp_path / "step.json")
     assert [row["peer"] for row in document["rows"]] == ["engine", "bare"]
     assert [(each["ours"], each["peer"]) for each in document["comparisons"]] == [("engine", "bare")]
-    assert document["rows"][0]["notes"] == {"zero_stage": 1, "step": "plain (no GPU)"}
+    assert document["rows"][0]["notes"] == {"zero_stage": 0, "step": "plain (no GPU)"}
 
 
 def test_a_wrong_side_ends_with_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
