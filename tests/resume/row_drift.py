@@ -157,6 +157,10 @@ EDITS = (
     harmful("evaluation.temporal_views", "2", "1"),
     harmful("data.mask_ratio", "{'image': 0.5, 'video': 0.5}", "{'image': 0.75, 'video': 0.5}", task="pretrain"),
     harmful("model.decoder_embed_dim", "32", "64", task="pretrain"),
+    harmful("data.decode_ratio", "{'image': 1.0, 'video': 1.0}", "{'image': 1.0, 'video': 0.5}", task="pretrain"),
+    harmful("model.decoder", "joint", "cross", task="pretrain"),
+    harmless("engine.recompute", "0.0", "0.5"),
+    harmless("engine.step_graph", "auto", "never"),
 )
 
 _benches: dict[Path, trials.Bench] = {}
