@@ -1,6 +1,6 @@
 """How long training waits for its checkpoints at the size of a ViT-B with moments and an average, 1.4 GB in all.
 
-    python tests/checkpoints/measure_waiting.py [folder] [rounds]
+    python tests/checkpoints/measure_waiting.py [folder] [rounds] > benchmarks/results/cpu/checkpoint_waiting.json
 
 Prints one JSON object: seconds of a step, of the wait when a checkpoint is begun (into fresh memory, then into kept
 memory), until it is published, and of a step meanwhile.
@@ -13,12 +13,15 @@ import shutil
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 import torch
 from small_run import SmallRun
 from torch import nn
+
+from kernels.bench.machine import machine_facts, source_commit
 
 LAYERS, WIDTH, TOKENS, BATCH = 12, 768, 197, 4
 
@@ -78,7 +81,13 @@ def main() -> None:
         "step_meanwhile": median(meanwhile),
         "wait_share_of_a_step": wait / step,
     }
-    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+    document = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": source_commit(),
+        "machine": machine_facts(torch.device("cpu")),
+        **{name: round(value, 4) for name, value in figures.items()},
+    }
+    print(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":
