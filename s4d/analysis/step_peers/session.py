@@ -14,7 +14,7 @@ from kernels.bench.records import AbsentError
 from kernels.bench.session import CPU_REPEATS, first_line, matches
 from kernels.bench.timing import quantile, without_garbage_collection
 from s4d.analysis.bench_step import CASES, StepCase, step_flops
-from s4d.analysis.step_peers.equality import HALF_TOLERANCE, LOSS_TOLERANCE, Equality, float32_loss
+from s4d.analysis.step_peers.equality import HALF_TOLERANCE, LOSS_TOLERANCE, Equality, float32_loss, without_ties
 from s4d.analysis.step_peers.side import Side, StepPeer, Trial, build_trial
 
 Row = dict[str, Any]
@@ -81,7 +81,7 @@ def run_case(
     case: StepCase, peers: Sequence[StepPeer], options: StepOptions, findings: StepFindings, memory: Memory
 ) -> None:
     """Check and time one case, adding to ``findings``."""
-    trial = build_trial(case, options.device)
+    trial = without_ties(build_trial(case, options.device))
     ready = _ready(trial, options.wanted_peers(peers), findings)
     seconds = time_in_turns({one.label: one.side.step for one in ready}, options.rounds, options.device)
     rows = [_row(case, one, seconds[one.label]) for one in ready]

@@ -210,3 +210,19 @@ def test_cases_have_unique_shapes() -> None:
     assert len({dataclasses.astuple(case.shape) for case in CASES.values()}) == len(CASES)
     assert all(isinstance(case, StepCase) and case.name == name for name, case in CASES.items())
     assert session.CUDA_REPEATS >= 10
+
+
+def test_no_token_is_left_in_a_tie_between_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = build_trial(CASES["tiny_finetune"], CPU)
+    pretrained = build_trial(TINY, CPU)
+    assert equality.without_ties(pretrained) is pretrained
+
+    def gap(found: Trial) -> float:
+        routing = found.model().train()(found.batch).routing
+        best = [terms.router_logits.detach().topk(terms.expert_ids.shape[1] + 1, dim=1).values for terms in routing]
+        return min(float((each[:, -2] - each[:, -1]).min()) for each in best)
+
+    # Wide enough that the first draw has ties and a later one has none.
+    monkeypatch.setattr(equality, "TIE", 2 * gap(trial))
+    found = equality.without_ties(trial)
+    assert gap(found) > 2 * gap(trial) and not torch.equal(found.batch.noise_keys, trial.batch.noise_keys)
