@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 import traceback
+from contextlib import suppress
+from multiprocessing import util
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -60,6 +63,9 @@ def leave(status: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    # The folder with the socket of the server that starts data workers, which an exit handler would remove.
+    with suppress(OSError):
+        shutil.rmtree(util.get_temp_dir())
     os._exit(status)
 
 

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from engine.errors import CheckpointError, NonFiniteError, PeerFailedError, StateRefusedError
 from engine.failure import report
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +53,15 @@ def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("S4D_TRACEBACK", "1")
     report(CheckpointError("x"))
     assert "CheckpointError: x" in capsys.readouterr().err
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path: Path) -> None:
+    # As a run does that has started data workers.
+    run = (
+        "from multiprocessing import forkserver; from engine.failure import leave; "
+        "forkserver.ensure_running(); import os; print(len(os.listdir(os.environ['TMPDIR']))); leave(3)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "1\n"), done.stderr
+    assert not list(tmp_path.iterdir())
