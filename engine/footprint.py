@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.ds_config import REDUCE_BUCKET
+from engine.master_state import BUCKET_ELEMENTS
 
 FP32 = 4
 # Weights of at most so many elements stay whole on every rank at stage 3 (DeepSpeed's default).
 PERSISTENT_NUMEL = 100_000
-# Elements of a message of gradients without ZeRO, and of weights that stage 3 fetches ahead (DeepSpeed's defaults).
+# Elements of a message of gradients at stage 1 in bf16, and of weights that stage 3 fetches ahead, as DeepSpeed has it.
 ALLREDUCE_BUCKET, PREFETCH_BUCKET = 500_000_000, 50_000_000
 # Bytes that a ring sends from each rank, over the message: reduce-scatter and all-gather, or one of the two.
 RING_ROUNDS = {"all_reduce": 2}
@@ -128,9 +129,10 @@ def passing(case: Case, sizes: Sequence[int]) -> Passing:
     """Rounded weights, buffers of the reduction, and copies of gradients in the update."""
     total = sum(sizes)
     shard = total / case.world_size if case.stage else total
-    flat = float(FP32 * min(total, ALLREDUCE_BUCKET))
     if case.stage == 0:
-        return Passing(backward=float(case.weight_bytes * total) if case.rounds_itself else 0.0, update=flat)
+        piece = 0.0 if case.world_size == 1 else float(FP32 * min(total, BUCKET_ELEMENTS))
+        return Passing(backward=float(case.weight_bytes * total) if case.rounds_itself else 0.0, update=piece)
+    flat = float(FP32 * min(total, ALLREDUCE_BUCKET))
     if case.stage == 1 and case.precision == "bf16" and case.offload == "none":
         return Passing(backward=0.0, update=flat)
     # Stage 3 has its bucket all the time. Stage 2 fills it with gradients as they are made and copies it to fp32 when
@@ -151,11 +153,13 @@ def on_device(case: Case, held: Memory) -> dict[str, float]:
 def messages(case: Case, sizes: Sequence[int]) -> int:
     """About how many messages a step sends; one more or less for each group of parameters."""
     total, bucket = sum(sizes), REDUCE_BUCKET
-    if case.stage == 0 or (case.stage == 1 and case.precision == "bf16"):
+    if case.stage == 0:
+        return 0 if case.world_size == 1 else -(-total // BUCKET_ELEMENTS)
+    if case.stage == 1 and case.precision == "bf16":
         bucket = ALLREDUCE_BUCKET
     reductions = -(-total // bucket) * (case.accumulation if case.stage >= 2 else 1)
     if case.stage < 3:
-        return reductions + (1 if case.stage else 0)
+        return reductions + 1
     small = sum(1 for size in sizes if size <= PERSISTENT_NUMEL)
     return reductions + small + -(-total // PREFETCH_BUCKET) * case.accumulation
 
@@ -166,8 +170,8 @@ def traffic(case: Case, sizes: Sequence[int]) -> dict[str, float]:
     found: dict[str, float] = {}
     if case.stage == 3:
         found["reduce_scatter_tensor"] = float(FP32 * total * case.accumulation)
-    else:
-        # Stages 1 and 2 reduce whole gradients too, and keep a part of them.
+    elif case.stage or case.world_size > 1:
+        # Stages 1 and 2 reduce whole gradients too, and keep a part of them; a single rank as well.
         found["all_reduce"] = float(FP32 * total * (case.accumulation if case.stage == 2 else 1))
     if case.stage and case.world_size > 1:
         whole = _persistent(sizes) if case.stage == 3 else total
