@@ -24,7 +24,7 @@ def run(job: list[str], runtime: Runtime) -> None:
     folder = RunFolder(Path(config.run_dir))
     folder.path.mkdir(parents=True, exist_ok=True)
     task = build_task(config, rank=runtime.rank, world_size=runtime.world_size, device=runtime.device)
-    batches = build_batches(config, rank=runtime.rank, world_size=runtime.world_size)
+    batches = build_batches(config, runtime.rank, runtime.world_size, runtime.device)
     choices = Choices(read=backends.chosen, replay=backends.pin)
     assert execute(
         task,
@@ -37,6 +37,7 @@ def run(job: list[str], runtime: Runtime) -> None:
         choices=choices,
         save_config=partial(save, config),
     )
+    batches.close()
 
 
 if __name__ == "__main__":
