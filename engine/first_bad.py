@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine.protocols import Batch, Task
@@ -75,7 +76,7 @@ class Search:
             for name, tensor in tensors:
                 self._look(f"{kind} {name}", tensor)
                 # Where the weights are divided over the ranks, each looks at its own part too.
-                self._look(f"{kind} {name}", getattr(tensor, "ds_tensor", tensor))
+                self._look(f"{kind} {name}", _own_part(tensor))
         for batch in self._batches:
             for name, tensor in tensors_in(batch):
                 self._look(f"input {name}", tensor, batch)
@@ -131,6 +132,18 @@ class Search:
         if self._found is None and not math.isfinite(float(_peak(tensor))):
             samples = f" (sample ids {listed(_samples(tensor, batch))})" if batch is not None else ""
             self._found = Finding(order=self._looks, text=name + samples)
+
+
+def _own_part(weight: Any) -> Tensor:
+    """This rank's part of a weight that is divided over the ranks, else the weight itself.
+
+    The parts of the last ranks end in padding, where the size is no multiple of their number: ZeRO-3 never writes it.
+    """
+    part: Tensor | None = getattr(weight, "ds_tensor", None)
+    if part is None:
+        return weight
+    before = part.numel() * dist.get_rank(weight.ds_process_group)
+    return part[: max(0, weight.ds_numel - before)]
 
 
 def _peak(tensor: Tensor) -> Tensor:

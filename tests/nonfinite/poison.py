@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 STEPS = 5
@@ -84,6 +85,7 @@ class Poison:
                     micro_batches = [self._spoiled_input(micro_batches[0]), *micro_batches[1:]]
                 if self.active and self.case.place == "weight":
                     self._spoil_weight()
+                self._spoil_padding()
                 yield micro_batches
 
         batches.steps = watched
@@ -129,6 +131,15 @@ class Poison:
         for tensor in (parameter.data, getattr(parameter, "ds_tensor", parameter.data)):
             if tensor.numel():
                 tensor.view(-1)[1] = self.value
+
+    @torch.no_grad()
+    def _spoil_padding(self) -> None:
+        # ZeRO-3 leaves whatever memory held before in the padding of its parts: nothing may be read into it.
+        for parameter in self.module.parameters():
+            part: Any = getattr(parameter, "ds_tensor", None)
+            if part is not None:
+                before = part.numel() * dist.get_rank()
+                part[max(0, parameter.ds_numel - before) :] = float("nan")
 
     def expected(self) -> str:
         """What the log must name after the rank; the sample is the one whose row was spoiled."""
