@@ -36,7 +36,7 @@ def load_initial(
     folder = find_model(path)
     file = folder / MODEL_FILE
     source = read_tensors(folder)
-    known_classes = _classes(folder)
+    known_classes = stored_classes(folder)
     targets = dict(model.named_parameters())
     mapped: dict[str, str] = {}
     unused: dict[str, str] = {}
@@ -87,7 +87,8 @@ def _may_start_anew(name: str, model: nn.Module) -> bool:
     return isinstance(model, FinetuneModel) and (name.startswith(("head.", "fc_norm.")) or ".moae." in name)
 
 
-def _classes(folder: Path) -> dict[str, tuple[str, ...]]:
+def stored_classes(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Class names of each head as the folder's `config.json` has them, empty if it has none; DataError if malformed."""
     if not (folder / CONFIG_FILE).is_file():
         return {}
     classes = read_config(folder).get("classes") or {}
