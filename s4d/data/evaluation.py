@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s4d.config import Config
+from s4d.config_section import Modality
 from s4d.data.batch import PackedBatch
 from s4d.data.buffers import pixel_buffer
 from s4d.data.draw_sample import DrawKey, EvalView, eval_draw
@@ -70,11 +71,14 @@ class EvalPlan:
 
 
 def eval_views(config: Config, source: Source, repeated_frames: int = 0) -> list[EvalView]:
-    """The views of every sample: windows x crops of a clip, one of an image, or single frames held for a whole clip."""
-    if source.config.modality == "image":
-        return [EvalView()]
+    """The views of every sample: windows x crops of a clip, one of an image, or frames spread over a clip, each alone.
+
+    Such a frame is held for a whole clip; where the source is shown as images it is an image.
+    """
     if repeated_frames:
         return [EvalView(temporal=(i, repeated_frames), repeated=True) for i in range(repeated_frames)]
+    if source.config.modality == "image":
+        return [EvalView()]
     temporal, spatial = config.evaluation.temporal_views, config.evaluation.spatial_views
     return [EvalView(temporal=(i, temporal), spatial=(j, spatial)) for i in range(temporal) for j in range(spatial)]
 
@@ -193,7 +197,23 @@ class EvalBatches:
 
 
 def build_evaluation(
-    config: Config, split: str, source: str, rank: int, world_size: int, *, repeated_frames: int = 0
+    config: Config,
+    split: str,
+    source: str,
+    rank: int,
+    world_size: int,
+    *,
+    repeated_frames: int = 0,
+    shown_as: Modality | None = None,
 ) -> EvalBatches:
-    """Evaluation batches of one source at a split (train, val, test); `repeated_frames` asks for single-frame views."""
-    return EvalBatches(config, load_source(config, source, split), rank, world_size, repeated_frames=repeated_frames)
+    """Evaluation batches of one source at a split (train, val, test); `repeated_frames` asks for single-frame views.
+
+    `shown_as` shows the source in the other modality, which takes single-frame views: each of that many frames of a
+    clip as an image (of the images' resize rule), or an image held for the length of a clip (one frame).
+    """
+    loaded = load_source(config, source, split)
+    if shown_as is not None and shown_as != loaded.config.modality:
+        if repeated_frames < 1:
+            raise ValueError(f"repeated_frames: a source shown as {shown_as} needs at least 1, got {repeated_frames}")
+        loaded = replace(loaded, config=loaded.config.model_copy(update={"modality": shown_as}))
+    return EvalBatches(config, loaded, rank, world_size, repeated_frames=repeated_frames)

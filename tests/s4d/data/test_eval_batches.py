@@ -127,3 +127,38 @@ def test_workers_change_nothing_and_unreadable_files_do_not_count(
     batches = build_evaluation(strict, "test", "images", 0, 1)
     assert len(list(batches)) == len(batches), "the forwards of all ranks must match"
     assert batches.refused is not None and "i18.jpg: cannot decode: the file is empty" in batches.refused
+
+
+def shown(config: Config, source: str, **asked: object) -> dict[tuple[int, int], torch.Tensor]:
+    found = {}
+    for item in build_evaluation(config, "test", source, 0, 1, **asked):  # type: ignore[arg-type]
+        (group,) = item.batch.groups
+        assert group.modality == asked.get("shown_as", group.modality)
+        assert set(item.batch.modality.tolist()) == {("image", "video").index(group.modality)}
+        for row in torch.nonzero(item.weights).flatten().tolist():
+            found[int(item.samples[row]), int(item.views[row])] = group.pixels[row]
+    return found
+
+
+def test_frames_of_a_clip_are_shown_as_images(finetune_config: MakeConfig) -> None:
+    config = finetune_config()
+    images = shown(config, "clips", repeated_frames=3, shown_as="image")
+    held = shown(config, "clips", repeated_frames=3)
+    assert images.keys() == held.keys() == {(sample, view) for sample in range(5) for view in range(3)}
+    assert {len(pixels) for pixels in images.values()} == {1}
+    assert all(torch.equal(images[place][0], held[place][0]) for place in images)
+
+
+def test_a_still_is_shown_for_the_length_of_a_clip(finetune_config: MakeConfig) -> None:
+    config = finetune_config()
+    clips = shown(config, "images", repeated_frames=1, shown_as="video")
+    images = shown(config, "images")
+    assert clips.keys() == images.keys()
+    for place, pixels in clips.items():
+        assert len(pixels) == config.model.num_frames
+        assert all(torch.equal(frame, images[place][0]) for frame in pixels)
+
+
+def test_a_source_shown_in_the_other_modality_says_how_many_frames(finetune_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match="repeated_frames: a source shown as image needs at least 1, got 0"):
+        build_evaluation(finetune_config(), "test", "clips", 0, 1, shown_as="image")
