@@ -39,6 +39,7 @@ class Scores:
             "classes": list(self.classes),
             "recall": list(self.recall),
             "classes_without_samples": list(self.absent),
+            "num_classes_without_samples": len(self.absent),
             "confusion": self.confusion.tolist(),
         }
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from s4d.analysis.predictions import mean_over_views, view_probabilities
 from s4d.config import Config
 from s4d.data.evaluation import EvalBatch, EvalBatches, build_evaluation
 from s4d.errors import DataError
@@ -42,6 +43,7 @@ class FrameBaseline:
 class SourceResult:
     """One head on one split: `probabilities` (n, K) are means over views; unreadable samples are left out and counted.
 
+    `logits` (n, V, K) are those of each view, NaN where a view could not be read.
     `expert_counts` (L, K, E) says how often tokens of samples of each class chose each expert; None without experts.
     """
 
@@ -52,6 +54,7 @@ class SourceResult:
     sample_ids: tuple[str, ...]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
+    logits: NDArray[np.float64]
     unreadable: int
     expert_counts: NDArray[np.int64] | None
     frames: FrameBaseline | None
@@ -89,14 +92,14 @@ class Evaluator:
     def _source(self, module: nn.Module, split: str, name: str, frame_baseline: bool) -> SourceResult:
         batches = self._batches(split, name)
         labels = np.asarray(batches.source.labels, dtype=np.int64)
-        views, seen, expert_counts = self._views(module, batches)
-        read: NDArray[np.bool_] = np.any(seen, axis=1)
+        logits, expert_counts = self._views(module, batches)
+        read: NDArray[np.bool_] = np.any(~np.isnan(logits), axis=(1, 2))
         if not read.any():
             raise DataError(f"{batches.source.config.manifest}: not one sample of split {split!r} could be read")
         frames = None
         if frame_baseline:
             frames = self._frame_baseline(module, self._batches(split, name, self.config.model.num_frames))
-        probabilities = views.sum(1)[read] / seen.sum(1)[read, None]
+        probabilities = mean_over_views(view_probabilities(logits[read]))
         return SourceResult(
             source=name,
             modality=batches.source.config.modality,
@@ -105,6 +108,7 @@ class Evaluator:
             sample_ids=tuple(row.sample_id for row, has in zip(batches.source.rows, read, strict=True) if has),
             labels=labels[read],
             probabilities=probabilities,
+            logits=logits[read],
             unreadable=int((~read).sum()),
             expert_counts=expert_counts,
             frames=frames,
@@ -114,14 +118,16 @@ class Evaluator:
         return build_evaluation(self.config, split, name, self.rank, self.world_size, repeated_frames=repeated_frames)
 
     def _frame_baseline(self, module: nn.Module, batches: EvalBatches) -> FrameBaseline:
-        views, seen, _ = self._views(module, batches)
-        read = seen.all(1)
-        return frame_scores(views[read], np.asarray(batches.source.labels)[read], batches.classes)
+        logits, _ = self._views(module, batches)
+        read = ~np.isnan(logits).any((1, 2))
+        labels = np.asarray(batches.source.labels)[read]
+        return frame_scores(view_probabilities(logits[read]), labels, batches.classes)
 
-    def _views(
-        self, module: nn.Module, batches: EvalBatches
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64] | None]:
-        """Probabilities (n, V, K) of each view, which views (n, V) were read, and expert counts (L, K, E)."""
+    def _views(self, module: nn.Module, batches: EvalBatches) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+        """Logits (n, V, K) of each view, NaN where it was not read, and expert counts (L, K, E).
+
+        DataError on all ranks for logits that are not finite: no score could be made of them.
+        """
         samples, views, classes = len(batches.source.rows), len(batches.views), len(batches.classes)
         table = torch.zeros(samples * views, classes, dtype=torch.float64, device=self.device)
         seen = torch.zeros(samples * views, dtype=torch.float64, device=self.device)
@@ -132,17 +138,22 @@ class Evaluator:
             weights = item.weights.to(self.device, torch.float64)
             # Padding has sample -1 and weight 0; it is added, as nothing, to the first row.
             cells = (item.samples.clamp(min=0) * views + item.views).to(self.device)
-            probabilities = output.logits[batches.source.config.name].to(torch.float64).softmax(1)
-            table.index_add_(0, cells, probabilities * weights[:, None])
+            logits = output.logits[batches.source.config.name].to(torch.float64)
+            table.index_add_(0, cells, torch.where(weights[:, None] > 0, logits, 0.0))
             seen.index_add_(0, cells, weights)
             if output.routing:
                 added = _class_counts(output, item, classes)
                 counts = added if counts is None else counts + added
         refuse_together(batches.refused)
+        # Every cell has one rank's logits and the others' zeros, so that the sums are exact.
         table, seen = sum_over_ranks(table), sum_over_ranks(seen)
         total = None if counts is None else sum_over_ranks(counts).cpu().numpy()
-        shaped = table.view(samples, views, classes).cpu().numpy()
-        return shaped, seen.view(samples, views).cpu().numpy() > 0, total
+        finite = table.isfinite().all(1).view(samples, views).cpu().numpy().all(1)
+        if not finite.all():
+            source, sample = batches.source.config.name, batches.source.rows[int(finite.argmin())].sample_id
+            raise DataError(f"source {source}: sample {sample!r}: the model's logits are not finite")
+        shaped = torch.where(seen[:, None] > 0, table, torch.nan).view(samples, views, classes)
+        return shaped.cpu().numpy(), total
 
 
 def _class_counts(output: ClassifierOutput, item: EvalBatch, classes: int) -> Tensor:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from s4d.analysis.predictions import Predictions, predictions_npz
 from s4d.atomic_files import write_atomically
 from s4d.json_text import to_json
 from s4d.models.sizes import MoaeArchitecture
@@ -17,11 +20,25 @@ from s4d.tasks.evaluate import SourceResult
 def write_evaluation(
     results: Mapping[str, SourceResult], experts: MoaeArchitecture | None, run_dir: Path, suffix: str = ""
 ) -> None:
-    """Write predictions{suffix}.csv, routing{suffix}.json (with experts) and, last, evaluation{suffix}.json."""
+    """Write predictions{suffix}.csv and .npz, with experts routing{suffix}.json, and last evaluation{suffix}.json."""
     write_atomically(run_dir / f"predictions{suffix}.csv", predictions_csv(results))
+    write_atomically(run_dir / f"predictions{suffix}.npz", predictions_npz(map(stored, results.values())))
     if experts is not None:
         write_atomically(run_dir / f"routing{suffix}.json", to_json(routing_document(results, experts)))
     write_atomically(run_dir / f"evaluation{suffix}.json", to_json(evaluation_document(results)))
+
+
+def stored(result: SourceResult) -> Predictions:
+    """What predictions.npz keeps of a source: the logits of every view in float32."""
+    return Predictions(
+        source=result.source,
+        modality=result.modality,
+        split=result.split,
+        classes=result.scores.classes,
+        sample_ids=result.sample_ids,
+        labels=result.labels,
+        logits=result.logits.astype(np.float32),
+    )
 
 
 def evaluation_document(results: Mapping[str, SourceResult]) -> dict[str, Any]:

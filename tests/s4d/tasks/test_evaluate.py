@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from s4d.analysis.predictions import read_predictions
 from s4d.errors import DataError
 from s4d.tasks import collective
 from s4d.tasks.evaluate import Evaluator, SourceResult, frame_scores
@@ -82,6 +83,7 @@ def test_ranks_change_nothing(task: FinetuneTask, monkeypatch: pytest.MonkeyPatc
     for rank in range(world_size):
         for name, result in found[rank].items():
             np.testing.assert_allclose(result.probabilities, single[name].probabilities, rtol=1e-10)
+            np.testing.assert_allclose(result.logits, single[name].logits, rtol=1e-10)
             assert np.array_equal(result.scores.confusion, single[name].scores.confusion)
             assert np.array_equal(result.expert_counts, single[name].expert_counts)  # type: ignore[arg-type]
             assert result.sample_ids == single[name].sample_ids
@@ -91,8 +93,9 @@ def test_ranks_change_nothing(task: FinetuneTask, monkeypatch: pytest.MonkeyPatc
 def test_files(task: FinetuneTask, tmp_path: Path) -> None:
     summary = task.finish(task.module, tmp_path, "last")
     task.finish(task.module, tmp_path, "ema")
-    names = {"evaluation", "predictions", "routing"}
-    assert {path.stem for path in tmp_path.iterdir()} == names | {f"{name}-ema" for name in names}
+    names = {"evaluation.json", "predictions.csv", "predictions.npz", "routing.json"}
+    assert {path.name.replace("-ema", "") for path in tmp_path.iterdir()} == names
+    assert len(list(tmp_path.iterdir())) == 2 * len(names)
     clips = json.loads((tmp_path / "evaluation.json").read_text())["sources"]["clips"]
     assert (clips["modality"], clips["samples"], clips["classes"]) == ("video", 7, ["p", "q", "r", "s"])
     assert clips["recall"][3] is None and clips["classes_without_samples"] == ["s"]
@@ -105,6 +108,28 @@ def test_files(task: FinetuneTask, tmp_path: Path) -> None:
     routing = json.loads((tmp_path / "routing.json").read_text())
     assert (routing["layers"], routing["top_k"]) == ([1, 2], 2)
     assert np.array(routing["sources"]["faces"]["counts"]).shape == (2, 3, 4)
+
+
+def test_stored_logits_are_those_of_the_scores(task: FinetuneTask, tmp_path: Path) -> None:
+    task.finish(task.module, tmp_path, "last")
+    results, heads = run(task), read_predictions(tmp_path / "predictions.npz")
+    assert list(heads) == list(results)
+    for name, head in heads.items():
+        result = results[name]
+        assert (head.modality, head.split, head.classes) == (result.modality, "test", result.scores.classes)
+        assert head.sample_ids == result.sample_ids and np.array_equal(head.labels, result.labels)
+        assert head.logits.shape == (len(head.labels), 2 if name == "clips" else 1, len(head.classes))
+        np.testing.assert_allclose(head.probabilities, result.probabilities, rtol=1e-5)
+    # Two views of a clip that moves are two answers.
+    clips = heads["clips"].logits
+    assert not np.allclose(clips[:, 0], clips[:, 1])
+
+
+def test_logits_that_are_not_finite_are_refused(task: FinetuneTask) -> None:
+    with torch.no_grad():
+        next(task.module.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match="source faces: sample 'faces00': the model's logits are not finite"):
+        run(task)
 
 
 def test_no_routing_without_experts(task_of: Callable[..., FinetuneTask], manifests: Path, tmp_path: Path) -> None:
