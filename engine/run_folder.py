@@ -17,7 +17,14 @@ from engine.lease import PREFIX, Lease
 from engine.protocols import EngineSettings
 
 METRICS = "metrics.jsonl"
-OUTCOMES = ("finished.json", "evaluation*.json", "predictions*.csv", "routing*.json", "reconstructions*.npz")
+OUTCOMES = (
+    "finished.json",
+    "evaluation*.json",
+    "predictions*.csv",
+    "predictions*.npz",
+    "routing*.json",
+    "reconstructions*.npz",
+)
 
 
 class RunFolder:

@@ -15,7 +15,14 @@ from s4d.config_data import AugmentConfig
 from s4d.data.counter import generator, stable_key
 from s4d.data.draws import ColorOp, SampleDraw
 from s4d.data.randaug import draw_operations
-from s4d.data.sampling import Indices, covering_window, release_test_window, repeated_frame, train_indices
+from s4d.data.sampling import (
+    FRAME_ORDERS,
+    Indices,
+    covering_window,
+    release_test_window,
+    repeated_frame,
+    train_indices,
+)
 
 TRIES = 10
 ERASE_AREA = (0.02, 1 / 3)
@@ -62,11 +69,15 @@ class ViewSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalView:
-    """Place of a test view: temporal window and spatial crop, each `index` of `count`; `repeated` holds one frame."""
+    """Place of a test view: temporal window and spatial crop, each `index` of `count`; `repeated` holds one frame.
+
+    `frame_order`, a name in `FRAME_ORDERS`, is what becomes of the window's frames.
+    """
 
     temporal: tuple[int, int] = (0, 1)
     spatial: tuple[int, int] = (0, 1)
     repeated: bool = False
+    frame_order: str = "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +186,14 @@ def train_draw(
     )
 
 
-def _eval_indices(spec: ViewSpec, view: EvalView, frame_count: int) -> Indices:
+def _eval_indices(key: DrawKey, spec: ViewSpec, view: EvalView, frame_count: int) -> Indices:
     index, count = view.temporal
     if view.repeated:
         return repeated_frame(frame_count, spec.num_frames, view=index, views=count)
     rule = covering_window if spec.rule == "window" else release_test_window
-    return rule(frame_count, spec.num_frames, spec.stride, view=index, views=count)
+    indices = rule(frame_count, spec.num_frames, spec.stride, view=index, views=count)
+    # Not from the run's seed: all runs see the same shuffled clips.
+    return FRAME_ORDERS[view.frame_order](indices, generator(0, 0, key.sample_id, key.view, "frame order"))
 
 
 def eval_draw(
@@ -193,7 +206,7 @@ def eval_draw(
     index, count = view.spatial
     place = 0.5 if count == 1 else index / (count - 1)
     return SampleDraw(
-        frame_indices=_eval_indices(spec, view, frame_count),
+        frame_indices=_eval_indices(key, spec, view, frame_count),
         resized=canvas.resized,
         crop_box=(left + (width - side) * place, top + (height - side) * place, side, side),
         flip=False,

@@ -70,17 +70,22 @@ class EvalPlan:
         return [sample if sample < self.samples else -1 for sample in range(first, first + self.rows)]
 
 
-def eval_views(config: Config, source: Source, repeated_frames: int = 0) -> list[EvalView]:
+def eval_views(config: Config, source: Source, repeated_frames: int = 0, frame_order: str = "kept") -> list[EvalView]:
     """The views of every sample: windows x crops of a clip, one of an image, or frames spread over a clip, each alone.
 
-    Such a frame is held for a whole clip; where the source is shown as images it is an image.
+    Such a frame is held for a whole clip; where the source is shown as images it is an image. `frame_order` is that of
+    the frames in each window, see `s4d.data.sampling.FRAME_ORDERS`.
     """
     if repeated_frames:
         return [EvalView(temporal=(i, repeated_frames), repeated=True) for i in range(repeated_frames)]
     if source.config.modality == "image":
         return [EvalView()]
     temporal, spatial = config.evaluation.temporal_views, config.evaluation.spatial_views
-    return [EvalView(temporal=(i, temporal), spatial=(j, spatial)) for i in range(temporal) for j in range(spatial)]
+    return [
+        EvalView(temporal=(i, temporal), spatial=(j, spatial), frame_order=frame_order)
+        for i in range(temporal)
+        for j in range(spatial)
+    ]
 
 
 class _Forwards:
@@ -162,9 +167,18 @@ class EvalBatches:
     since the other ranks count on this one's forwards; the caller refuses the result on all ranks together.
     """
 
-    def __init__(self, config: Config, source: Source, rank: int, world_size: int, *, repeated_frames: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        rank: int,
+        world_size: int,
+        *,
+        repeated_frames: int = 0,
+        frame_order: str = "kept",
+    ) -> None:
         self.source = source
-        self.views = eval_views(config, source, repeated_frames)
+        self.views = eval_views(config, source, repeated_frames, frame_order)
         rows = config.evaluation.batch_size * (IMAGES_PER_CLIP if source.config.modality == "image" else 1)
         self.plan = EvalPlan(
             samples=len(source.rows), rank=rank, world_size=world_size, per_forward=max(1, rows // len(self.views))
@@ -205,15 +219,17 @@ def build_evaluation(
     *,
     repeated_frames: int = 0,
     shown_as: Modality | None = None,
+    frame_order: str = "kept",
 ) -> EvalBatches:
     """Evaluation batches of one source at a split (train, val, test); `repeated_frames` asks for single-frame views.
 
     `shown_as` shows the source in the other modality, which takes single-frame views: each of that many frames of a
-    clip as an image (of the images' resize rule), or an image held for the length of a clip (one frame).
+    clip as an image (of the images' resize rule), or an image held for the length of a clip (one frame). `frame_order`
+    shows the frames of a clip's windows in another order, a name in `s4d.data.sampling.FRAME_ORDERS`.
     """
     loaded = load_source(config, source, split)
     if shown_as is not None and shown_as != loaded.config.modality:
         if repeated_frames < 1:
             raise ValueError(f"repeated_frames: a source shown as {shown_as} needs at least 1, got {repeated_frames}")
         loaded = replace(loaded, config=loaded.config.model_copy(update={"modality": shown_as}))
-    return EvalBatches(config, loaded, rank, world_size, repeated_frames=repeated_frames)
+    return EvalBatches(config, loaded, rank, world_size, repeated_frames=repeated_frames, frame_order=frame_order)

@@ -90,6 +90,19 @@ def repeated_frame(n: int, num_frames: int, *, view: int, views: int) -> Indices
     return (_spread(n, views, 0.5)[view],) * num_frames
 
 
+def _shuffled(indices: Indices, rng: np.random.Generator) -> Indices:
+    return tuple(indices[place] for place in rng.permutation(len(indices)))
+
+
+# The same frames of a test view in another order; `frozen` holds the middle one for the view's length.
+FRAME_ORDERS: dict[str, Callable[[Indices, np.random.Generator], Indices]] = {
+    "kept": lambda indices, rng: indices,
+    "shuffled": _shuffled,
+    "reversed": lambda indices, rng: indices[::-1],
+    "frozen": lambda indices, rng: (indices[len(indices) // 2],) * len(indices),
+}
+
+
 def _check(n: int) -> None:
     if n < 1:
         raise ValueError(f"frame count: expected at least 1, got {n}")

@@ -54,6 +54,7 @@ CASES: dict[str, Change] = {
     "metrics alone": only("metrics.jsonl"),
     "evaluation alone": only("evaluation.json"),
     "predictions alone": only("predictions.csv"),
+    "logits alone": only("predictions.npz"),
     "routing alone": only("routing.json"),
     "finish record alone": only("finished.json"),
     "metrics damaged, no checkpoints": lambda run_dir: (

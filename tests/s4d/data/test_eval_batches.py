@@ -13,6 +13,7 @@ import torch
 
 from s4d.config import Config
 from s4d.data.evaluation import EvalPlan, build_evaluation
+from s4d.data.sampling import FRAME_ORDERS
 from s4d.data.sources import load_source
 
 MakeConfig = Callable[..., Config]
@@ -86,6 +87,25 @@ def test_single_frames_are_held_for_a_whole_clip(finetune_config: MakeConfig) ->
     pixels = torch.cat([item.batch.groups[0].pixels for item in items])
     assert (pixels == pixels[:, :1]).all()
     assert not torch.equal(pixels[0], pixels[1])
+
+
+@pytest.mark.parametrize("source", ["clips", "images"])
+def test_other_frame_orders_show_the_same_frames(finetune_config: MakeConfig, source: str) -> None:
+    def pixels(order: str, seed: int = 0) -> torch.Tensor:
+        config = finetune_config(seed=seed, evaluation={"temporal_views": 2})
+        items = build_evaluation(config, "test", source, 0, 1, frame_order=order)
+        return torch.cat([item.batch.groups[0].pixels for item in items])
+
+    kept = pixels("kept")
+    if source == "images":
+        assert all(torch.equal(pixels(order), kept) for order in FRAME_ORDERS)
+        return
+    assert torch.equal(pixels("reversed"), kept.flip(1))
+    assert torch.equal(pixels("frozen"), kept[:, 2:3].expand_as(kept))
+    shuffled = pixels("shuffled")
+    assert not torch.equal(shuffled, kept) and torch.equal(shuffled, pixels("shuffled", seed=5))
+    places = (shuffled[:, :, None] == kept[:, None]).flatten(3).all(3)
+    assert places.any(1).all() and places.any(2).all()
 
 
 def test_nothing_is_mixed_smoothed_or_dropped(finetune_config: MakeConfig) -> None:

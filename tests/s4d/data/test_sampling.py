@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from s4d.data.counter import generator
-from s4d.data.sampling import TRAIN_RULES, covering_window, release_test_window, repeated_frame, train_indices
+from s4d.data.sampling import (
+    FRAME_ORDERS,
+    TRAIN_RULES,
+    covering_window,
+    release_test_window,
+    repeated_frame,
+    train_indices,
+)
 
 LENGTHS = [1, 2, 7, 15, 16, 17, 40, 61, 62, 64, 65, 100, 1000]
 
@@ -97,6 +104,15 @@ def test_released_test_windows_are_the_first_and_last_of_the_strided_list() -> N
 def test_repeated_frames_are_spread_over_the_clip() -> None:
     held = [repeated_frame(40, 16, view=view, views=4) for view in range(4)]
     assert held == [(5,) * 16, (15,) * 16, (25,) * 16, (35,) * 16]
+
+
+def test_frame_orders() -> None:
+    window = (3, 5, 7, 9, 11, 13)
+    orders = {name: order(window, generator(4)) for name, order in FRAME_ORDERS.items()}
+    assert orders["kept"] == window
+    assert orders["reversed"] == (13, 11, 9, 7, 5, 3)
+    assert orders["frozen"] == (9,) * 6
+    assert sorted(orders["shuffled"]) == list(window) and orders["shuffled"] not in (window, window[::-1])
 
 
 def test_an_empty_clip_is_refused() -> None:
