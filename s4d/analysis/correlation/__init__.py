@@ -1,0 +1,1 @@
+"""How static and dynamic expression recognition relate inside one model, and between models of one or both."""
