@@ -17,9 +17,10 @@ from s4d.data.batch import PackedBatch
 from s4d.data.buffers import pixel_buffer
 from s4d.data.draw_sample import DrawKey, EvalView, eval_draw
 from s4d.data.draws import SampleDraw
+from s4d.data.input_recipe import input_recipe
 from s4d.data.media import Media
 from s4d.data.packing import Packer, StepInfo, View
-from s4d.data.reading import Skipped, read_views, view_spec
+from s4d.data.reading import Skipped, read_views
 from s4d.data.sources import Source, head_classes, load_source
 from s4d.data.workers import in_order
 from s4d.errors import DataError
@@ -78,14 +79,7 @@ def eval_views(config: Config, source: Source, repeated_frames: int = 0, frame_o
     """
     if repeated_frames:
         return [EvalView(temporal=(i, repeated_frames), repeated=True) for i in range(repeated_frames)]
-    if source.config.modality == "image":
-        return [EvalView()]
-    temporal, spatial = config.evaluation.temporal_views, config.evaluation.spatial_views
-    return [
-        EvalView(temporal=(i, temporal), spatial=(j, spatial), frame_order=frame_order)
-        for i in range(temporal)
-        for j in range(spatial)
-    ]
+    return [replace(view, frame_order=frame_order) for view in input_recipe(config, source.config).views]
 
 
 class _Forwards:
@@ -96,7 +90,8 @@ class _Forwards:
         self.source = source
         self.views = views
         self.plan = plan
-        self.spec = view_spec(config, source)
+        self.recipe = input_recipe(config, source.config)
+        self.spec = self.recipe.spec
         self.packer = Packer(config, (source,), head_classes(config))
 
     def __getitem__(self, number: int) -> tuple[EvalBatch, tuple[Skipped, ...]]:
@@ -128,21 +123,10 @@ class _Forwards:
 
     def _read(self, sample: int, out: NDArray[np.uint8]) -> list[View]:
         source = self.source
-        resize = (self.config.data.image if source.config.modality == "image" else self.config.data.video).resize
         sample_id = source.rows[sample].sample_id
 
         def draw(media: Media) -> list[SampleDraw]:
-            return [
-                eval_draw(
-                    DrawKey(seed=self.config.seed, epoch=0, sample_id=sample_id, view=number),
-                    self.spec,
-                    view,
-                    resize=resize,
-                    frame_count=media.frame_count,
-                    size=media.size,
-                )
-                for number, view in enumerate(self.views)
-            ]
+            return self.recipe.draws(sample_id, self.views, frame_count=media.frame_count, size=media.size)
 
         draws = read_views(source, sample, self.config.data.order, out, draw=draw)
         label = max(0, source.labels[sample])
