@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from s4d.cli import (
+    analyze_compare,
     bench,
     bench_compare,
     bench_compile,
@@ -86,6 +87,10 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "profile": (
         "Measure where time goes.",
         {"data": profile_data.data, "step": profile_step.step, "scaling": profile_scaling.scaling},
+    ),
+    "analyze": (
+        "Compare and look into finished runs.",
+        {"compare": analyze_compare.compare},
     ),
     "config": (
         "Show, document and compare configurations.",
