@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import s4d
 from s4d.config import Config
 from s4d.data.batch import MODALITIES, PackedBatch
+from s4d.data.input_recipe import input_recipe
 from s4d.data.sources import EmptySplitError, load_sources
 from s4d.models.build import build_finetune
 from s4d.models.classifier import ClassifierOutput
@@ -154,6 +155,7 @@ class FinetuneTask:
             "architecture": self.arch.to_dict(),
             "classes": {name: list(names) for name, names in self.classes.items()},
             "crop": self.crops,
+            "inputs": {source.name: input_recipe(self.config, source).to_dict() for source in self.config.data.sources},
             "loss_weights": self.weights,
             "version": s4d.__version__,
         }

@@ -167,6 +167,10 @@ def test_describe(task_of: Callable[..., FinetuneTask]) -> None:
     described = json.loads(text)
     assert described["classes"] == {"faces": ["a", "b", "c"], "clips": ["p", "q", "r", "s"]}
     assert described["architecture"]["experts"]["layers"] == [1, 2] and described["stage"] == "finetune"
+    assert {name: inputs["modality"] for name, inputs in described["inputs"].items()} == {
+        "faces": "image",
+        "clips": "video",
+    }
 
 
 def test_ranks_share_one_balance(
