@@ -41,7 +41,8 @@ def build_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "train_batch_size": micro * accumulation * world_size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optim.max_grad_norm or 0.0,
+        # Without ZeRO it is the update that clips, see `engine.adamw`.
+        "gradient_clipping": config.optim.max_grad_norm or 0.0 if stage > 0 else 0.0,
         "communication_data_type": "fp32",
         "steps_per_print": None,
         # It prints nothing without steps_per_print, and waits for the device twice in each step.

@@ -6,9 +6,9 @@ import contextlib
 import io
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from engine.adamw import WholeAdamW
 from engine.ds_config import build_ds_config
 from engine.half import HalfForward
 from engine.master_state import BUCKET_ELEMENTS, MasterState
@@ -21,28 +21,33 @@ from engine.runtime import Runtime
 def build_engine(task: Task, config: RunConfig, runtime: Runtime) -> tuple[Any, MasterState]:
     """Return (DeepSpeed engine, named fp32 state) with the task's initial weights and an untouched AdamW.
 
-    DeepSpeed derives its fp32 weights from the rounded bf16 ones, which is undone here, so that the start does not
+    With ZeRO DeepSpeed derives its fp32 weights from the rounded bf16 ones, which is undone here: the start does not
     depend on precision or stage.
     """
     import deepspeed
 
-    initial = {name: value.detach().to("cpu", copy=True) for name, value in task.module.named_parameters()}
+    sharded = config.engine.zero_stage > 0
+    named = task.module.named_parameters() if sharded else ()
+    initial = {name: value.detach().to("cpu", copy=True) for name, value in named}
     again = spread_evenly(layers_of(task.module), config.engine.recompute)
-    without_zero_in_half = config.engine.zero_stage == 0 and config.engine.precision == "bf16"
-    module = HalfForward(task.module, again) if without_zero_in_half else task.module
+    half = config.engine.precision == "bf16" and not sharded
+    # Over ranks gradients are summed in fp32; a GPU's graph adds to fp32 ones that stay where they are.
+    narrow = runtime.world_size == 1 and runtime.device.type == "cpu"
+    module = HalfForward(task.module, again, narrow=narrow) if half else task.module
     recompute(again)
     # DeepSpeed prints memory tables while it builds its bf16 optimizer.
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(task, config.optim),
+            optimizer=build_optimizer(task, config.optim, sharded=sharded),
             config=build_ds_config(config, runtime.world_size),
             dist_init_required=False,
         )
     # At stage 0 DeepSpeed copies all gradients into one buffer and back, of a single rank too; see `backward`.
-    engine.enable_backward_allreduce = config.engine.zero_stage > 0
+    engine.enable_backward_allreduce = sharded
     state = MasterState(engine, task.module)
-    state.scatter(state.shards, initial.__getitem__)
+    if sharded:
+        state.scatter(state.shards, initial.__getitem__)
     state.reset_optimizer(step=0)
     state.push()
     return engine, state
@@ -68,8 +73,7 @@ def reduce_gradients(engine: Any, *, world_size: int) -> None:
 def norm_before_step(engine: Any) -> Tensor | None:
     """Global gradient norm before clipping where DeepSpeed keeps none (without ZeRO); None elsewhere.
 
-    There the gradients are whole, and averaged by the last backward. After the step only the clipped ones are left.
+    There the gradients are whole, and averaged by the last backward.
     """
-    if type(engine.optimizer) is not torch.optim.AdamW:
-        return None
-    return torch.nn.utils.get_total_norm([value.grad for value in engine.module.parameters() if value.grad is not None])
+    optimizer = engine.basic_optimizer
+    return optimizer.measure() if isinstance(optimizer, WholeAdamW) else None

@@ -23,17 +23,18 @@ from engine.recompute import layers_of
 class HalfForward(nn.Module):
     """`module` computing in bf16: each forward rounds weights and floating-point buffers, which stay as they are.
 
-    Layers are rounded one by one when their turn comes. Those of `recomputed` are done again as a whole.
+    Layers are rounded one by one when their turn comes. Those of `recomputed` are done again as a whole. With `narrow`
+    the gradients of their matrices stay in bf16, as the backward makes them, until there is something to add.
     """
 
-    def __init__(self, module: nn.Module, recomputed: Sequence[nn.Module] = ()) -> None:
+    def __init__(self, module: nn.Module, recomputed: Sequence[nn.Module] = (), *, narrow: bool = False) -> None:
         super().__init__()
         self.module = module
         layers = layers_of(module)
         inside = {id(part) for layer in layers for part in layer.modules()}
         self._outside = _Places([part for part in module.modules() if id(part) not in inside])
         for layer in layers:
-            layer.forward = _HalfLayer(layer, keeps=layer in recomputed)
+            layer.forward = _HalfLayer(layer, keeps=layer in recomputed, narrow=narrow)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `module` returns for the same arguments."""
@@ -48,10 +49,10 @@ class _HalfLayer:
     for it. A GPU's memory goes to other things, and compiled layers keep what they find best.
     """
 
-    def __init__(self, layer: nn.Module, *, keeps: bool) -> None:
+    def __init__(self, layer: nn.Module, *, keeps: bool, narrow: bool) -> None:
         self._forward = layer.forward
         self._keeps = keeps
-        self._places = _Places(list(layer.modules()))
+        self._places = _Places(list(layer.modules()), narrow=narrow)
         self._norms = [part for part in layer.modules() if isinstance(part, nn.LayerNorm)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,7 +69,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 class _Places:
     """Where the modules given keep weights and buffers."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
+    def __init__(self, modules: list[nn.Module], *, narrow: bool = False) -> None:
         self._places: list[tuple[dict[str, Any], str]] = [
             (table, name)
             for module in modules
@@ -76,12 +77,16 @@ class _Places:
             for name, value in table.items()
             if value is not None and value.is_floating_point()
         ]
+        for value in [table[name] for table, name in self._places] if narrow else ():
+            # The others are small, and their gradients sums over many rows.
+            if isinstance(value, nn.Parameter) and value.ndim >= 2:
+                value.grad_dtype = None
 
     @contextmanager
     def rounded(self) -> Iterator[Pairs]:
         """Put bf16 copies in the places; yields what was there with its copy, and puts it back."""
         wide = [table[name] for table, name in self._places]
-        pairs = [(value, value.to(torch.bfloat16)) for value in wide]
+        pairs = [(value, _copy(value)) for value in wide]
         try:
             for (table, name), (_, copy) in zip(self._places, pairs, strict=True):
                 table[name] = copy
@@ -89,6 +94,33 @@ class _Places:
         finally:
             for (table, name), value in zip(self._places, wide, strict=True):
                 table[name] = value
+
+
+def _copy(value: Tensor) -> Tensor:
+    # A gradient of any type is allowed where it may stay in bf16.
+    narrow = value.is_leaf and value.grad_dtype is None
+    copy: Tensor = _Rounded.apply(value) if narrow else value.to(torch.bfloat16)
+    return copy
+
+
+class _Rounded(torch.autograd.Function):
+    """A bf16 copy whose gradient is not widened, unless there is one already to which it is to be added.
+
+    Within one backward every copy must be the only one of its weight: what comes together there is added in bf16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, wide: Tensor) -> Tensor:
+        ctx.wide = wide
+        return wide.to(torch.bfloat16)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        if ctx.wide.grad is None:
+            return gradient
+        ctx.wide.grad = ctx.wide.grad.float()
+        return gradient.float()
 
 
 class _Kept(NamedTuple):

@@ -193,7 +193,7 @@ def _push_zero_3(engine: Any) -> None:
 
 # DeepSpeed's optimizer class -> where the fp32 weights lie, how to hand them to the model.
 KINDS: dict[str, tuple[Callable[[Any, Mapping[str, Any]], Layout], Callable[[Any], None]]] = {
-    "AdamW": (_own_parameters, _push_nothing),
+    "WholeAdamW": (_own_parameters, _push_nothing),
     "DeepSpeedZeroOptimizer": (_zero_1_and_2, _push_flat),
     "BF16_Optimizer": (_zero_1_bf16, _push_flat),
     "DeepSpeedZeroOptimizer_Stage3": (_zero_3, _push_zero_3),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.adamw import WholeAdamW
 from engine.protocols import OptimSettings, Task
 
 # What decays: the released pre-training spares biases by name and norms, so that q/v bias and mask token do decay.
@@ -47,7 +48,13 @@ def build_param_groups(task: Task, settings: OptimSettings) -> list[dict[str, An
     return list(groups.values())
 
 
-def build_optimizer(task: Task, settings: OptimSettings) -> torch.optim.AdamW:
-    """AdamW over the task's parameters; one fused update per tensor on every device, so nothing is compiled."""
+def build_optimizer(task: Task, settings: OptimSettings, *, sharded: bool) -> torch.optim.AdamW:
+    """AdamW over the task's parameters; one fused update per tensor on every device, so nothing is compiled.
+
+    Where gradients are sharded, it is DeepSpeed that measures and clips them.
+    """
     groups = build_param_groups(task, settings)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    values: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
+    if sharded:
+        return torch.optim.AdamW(groups, fused=True, **values)
+    return WholeAdamW(groups, max_norm=settings.max_grad_norm, **values)

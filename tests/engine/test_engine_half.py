@@ -90,3 +90,18 @@ def test_weights_are_back_after_a_forward_that_fails(pair: tuple[Model, Model]) 
     for (name, value), like in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(value, like[1]), name
     assert all(isinstance(weight, nn.Parameter) for layer in model.modules() for weight in layer._parameters.values())
+
+
+def test_gradients_stay_narrow_until_there_is_something_to_add(pair: tuple[Model, Model]) -> None:
+    model, other = pair
+    narrow, wide = HalfForward(model, narrow=True), HalfForward(other)
+    matrices = [value for layer in model.layers for value in layer.parameters() if value.ndim > 1]
+    for number in range(3):
+        x = torch.randn(ROWS, WIDTH).bfloat16()
+        narrow(x).backward()
+        wide(x).backward()
+        kept = {value.grad.dtype for value in matrices if value.grad is not None}
+        assert kept == {torch.bfloat16 if number == 0 else torch.float32}
+        for value, expected in zip(model.parameters(), other.parameters(), strict=True):
+            assert value.grad is not None and expected.grad is not None
+            assert torch.equal(value.grad.float(), expected.grad)

@@ -50,6 +50,6 @@ def test_scales_join_layer_decay_and_the_tasks_multiplier(tmp_path: Path) -> Non
 
 
 def test_optimizer_is_fused_adamw(tmp_path: Path) -> None:
-    optimizer = build_optimizer(TinyTask(), tiny_config(tmp_path, betas=(0.9, 0.999)).optim)
+    optimizer = build_optimizer(TinyTask(), tiny_config(tmp_path, betas=(0.9, 0.999)).optim, sharded=True)
     assert type(optimizer) is torch.optim.AdamW
     assert optimizer.defaults["fused"] and optimizer.defaults["betas"] == (0.9, 0.999)
