@@ -15,7 +15,8 @@ from s4d.models.folder import write_folder
 from s4d.tasks import build_task
 from s4d.tasks.finetune import FinetuneTask
 
-sys.path.append(str(Path(__file__).resolve().parents[3] / "engine"))
+HERE = Path(__file__).resolve()
+sys.path += [str(HERE.parent), str(HERE.parents[3] / "engine")]
 
 from engine_project import run_values, write_media
 
