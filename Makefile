@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report bench-compare demo clean distclean
+.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report bench-compare demo science clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -84,8 +84,8 @@ rig-tools:
 	@if [ "$$(id -u)" = 0 ] && ! { command -v pdsh && command -v sshd && command -v iptables && command -v ip; } >/dev/null && command -v apt-get >/dev/null; then \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(RIG_PACKAGES); } >/dev/null 2>&1 || true; fi
 
-MINUTES ?= 10
 ROWS ?=
+scorecard: MINUTES ?= 10
 scorecard: env ## count the promises about faults and bad input on towards their targets: MINUTES=30 ROWS="R1 R23"
 	OMP_NUM_THREADS=1 $(PY) tests/scorecard/scorecard.py --minutes $(MINUTES) $(if $(ROWS),--rows $(ROWS))
 
@@ -158,6 +158,13 @@ $(DONE)/report: $(DONE)/pretrain $(DONE)/finetune $(DONE)/scratch | env
 	$(S4D) report $(DEMO)
 	@touch $@
 	@echo "demo: open $(DEMO)/report/index.html"
+
+# ---- the experiment of docs/experiments.md: a second call goes on where the first stopped ----
+
+SIZE ?= cpu
+science: MINUTES ?= 90
+science: env ## put the claims to the test on generated faces: MINUTES=90 SIZE=gpu; call again for the rest
+	$(S4D) science run --size $(SIZE) --minutes $(MINUTES); status=$$?; $(S4D) science table --docs && exit $$status
 
 clean: ## remove build outputs, caches and the demo run
 	rm -rf build dist runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

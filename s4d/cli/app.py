@@ -34,6 +34,7 @@ from s4d.cli import (
     profile_step,
     replay,
     report,
+    science,
     status,
     train,
 )
@@ -91,6 +92,10 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "analyze": (
         "Compare and look into finished runs.",
         {"compare": analyze_compare.compare},
+    ),
+    "science": (
+        "Put the claims of the method to the test on generated faces.",
+        {"run": science.run, "table": science.table},
     ),
     "config": (
         "Show, document and compare configurations.",

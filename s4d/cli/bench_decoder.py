@@ -199,36 +199,17 @@ class Trade:
         ]
 
     def _train(self, run_dir: Path, overrides: Sequence[str]) -> None:
-        """`engine/train.py` on every GPU, or as two ranks on a CPU; what it prints goes beside the run folder."""
-        import torch
+        from s4d.cli.training_process import train_run
 
-        from s4d.cli.local_ranks import run_ranks
-
-        on_gpu = self.device.type == "cuda"
-        ranks = torch.cuda.device_count() if on_gpu else 2
-        options = ["--config", os.fspath(PRETRAIN), *overrides, f"run_dir={json.dumps(os.fspath(run_dir))}"]
-        command = [sys.executable, os.fspath(ROOT / "engine" / "train.py"), *options]
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        log = run_dir.with_suffix(".log")
-        try:
-            with log.open("wb") as stream:
-                run_ranks(command, ranks, limit=LIMIT_SECONDS, on_gpu=on_gpu, log=stream)
-        except DataError as error:
-            raise DataError(f"{log}: {error}") from error
+        train_run(PRETRAIN, overrides, run_dir, on_gpu=self.device.type == "cuda", limit=LIMIT_SECONDS)
 
     def _data(self) -> Path:
         """The folder of the generated faces and their manifests, made once."""
-        from s4d.data.manifest_io import prepare_manifest
-        from s4d.synth import synthesize
+        from s4d.synth.labelled_sets import make_sets
 
         amount = self.amount
         folder = self.work / f"faces-{amount.clips}-{amount.images}-{amount.identities}"
-        last = folder / "dfew.parquet"
-        if not last.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            synthesize(folder, clips=amount.clips, images=amount.images, identities=amount.identities, seed=0)
-            for name, fold in (("voxceleb2", None), ("affectnet", None), ("dfew", 1)):
-                prepare_manifest(name, folder / name, folder / f"{name}.parquet", fold)
+        make_sets(folder, clips=amount.clips, images=amount.images, identities=amount.identities)
         return folder
 
 
@@ -299,6 +280,7 @@ def docs_lines(documents: Sequence[Mapping[str, Any]]) -> list[str]:
 def write_docs(root: Path) -> None:
     """Bring docs/throughput.md of a source tree up to date with the complete results in it."""
     from s4d.atomic_files import write_atomically
+    from s4d.cli.written_section import with_section
 
     documents = []
     for path in sorted((root / "benchmarks" / "results").glob("*/decoder.json")):
@@ -308,8 +290,5 @@ def write_docs(root: Path) -> None:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: no results of `s4d bench decoder`: {error!r}") from error
     target = root / "docs" / "throughput.md"
-    before, begin, rest = target.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"{target}: expected a line {BEGIN} and after it a line {END}")
-    write_atomically(target, "\n".join([before + BEGIN, "", *docs_lines(documents), "", END]) + after)
+    text = with_section(target.read_text(encoding="utf-8"), os.fspath(target), (BEGIN, END), docs_lines(documents))
+    write_atomically(target, text)

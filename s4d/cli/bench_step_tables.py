@@ -11,6 +11,7 @@ from typing import Any
 from s4d.atomic_files import write_atomically
 from s4d.cli.bench_tables import show_goals
 from s4d.cli.output import print_lines, print_table
+from s4d.cli.written_section import with_section
 from s4d.errors import DataError
 
 BEGIN = "<!-- written by `s4d bench step --readme`: begin -->"
@@ -128,11 +129,7 @@ def committed(root: Path) -> list[dict[str, Any]]:
 
 def with_table(text: str, documents: Sequence[Mapping[str, Any]]) -> str:
     """A README's text with the table between its markers made anew; DataError without them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"README.md: expected a line {BEGIN} and after it a line {END}")
-    return "\n".join([before + BEGIN, "", *readme_lines(documents), "", END]) + after
+    return with_section(text, "README.md", (BEGIN, END), readme_lines(documents))
 
 
 def write_readme(root: Path) -> None:

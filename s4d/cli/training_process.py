@@ -1,0 +1,37 @@
+"""A training run as processes of this machine, for commands that need one and go on with what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from s4d.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU_RANKS = 2
+
+
+def train_run(
+    config: Path, overrides: Sequence[str], run_dir: Path, *, on_gpu: bool, limit: float, threads: int = 1
+) -> None:
+    """`engine/train.py` on every GPU, or as two ranks on a CPU; continues what `run_dir` holds.
+
+    What the ranks print goes to `<run_dir>.log`, which a DataError names if one fails or `limit` seconds pass.
+    """
+    import torch
+
+    from s4d.cli.local_ranks import run_ranks
+
+    ranks = torch.cuda.device_count() if on_gpu else CPU_RANKS
+    options = ["--config", os.fspath(config), *overrides, f"run_dir={json.dumps(os.fspath(run_dir))}"]
+    command = [sys.executable, os.fspath(ROOT / "engine" / "train.py"), *options]
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    log = run_dir.parent / f"{run_dir.name}.log"
+    try:
+        with log.open("ab") as stream:
+            run_ranks(command, ranks, limit=limit, threads=threads, on_gpu=on_gpu, log=stream)
+    except DataError as error:
+        raise DataError(f"{log}: {error}") from error
