@@ -35,6 +35,7 @@ from s4d.models.sizes import Architecture
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
+AVERAGE_FILE = "ema.safetensors"
 CONFIG_FILE = "config.json"
 STATE_FILE = "state.json"
 # A folder beside the file that names it.
@@ -90,25 +91,25 @@ def read_architecture(folder: Path) -> Architecture:
         raise DataError(f"{folder / CONFIG_FILE}: field 'architecture': {error}") from error
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors` on the CPU; DataError where the folder's manifest knows other bytes."""
-    path = folder / MODEL_FILE
-    sums = read_checksums(folder)
+def read_tensors(folder: Path, name: str = MODEL_FILE) -> dict[str, Tensor]:
+    """All tensors of one of its files on the CPU; DataError where the folder's manifest knows other bytes."""
+    path = folder / name
+    sums = read_checksums(folder, name)
     if not sums:
         logger.warning("%s: no %s, so that damage to its weights would not be noticed", folder, MANIFEST_FILE)
     tensors = read_tensor_file(path)
-    for name, tensor in tensors.items() if sums else ():
-        if sums.get(name) != _sha256(tensor):
-            raise DataError(f"{path}: tensor {name!r}: damaged, its checksum differs from {MANIFEST_FILE}")
+    for key, tensor in tensors.items() if sums else ():
+        if sums.get(key) != _sha256(tensor):
+            raise DataError(f"{path}: tensor {key!r}: damaged, its checksum differs from {MANIFEST_FILE}")
     if sums and len(sums) != len(tensors):
         raise DataError(f"{path}: tensor {sorted(sums.keys() - tensors.keys())[0]!r} of {MANIFEST_FILE} is not there")
     return tensors
 
 
-def read_checksums(folder: Path) -> dict[str, str]:
+def read_checksums(folder: Path, name: str = MODEL_FILE) -> dict[str, str]:
     """SHA-256 of each tensor by the folder's manifest, whose header is the file's; empty without a manifest."""
     manifest = read_manifest(folder)
-    return check_tensor_file(folder / MODEL_FILE, manifest.get(MODEL_FILE)) if manifest else {}
+    return check_tensor_file(folder / name, manifest.get(name)) if manifest else {}
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -5,8 +5,10 @@ Letters: n samples, V views, K classes, L MoAE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,19 +80,23 @@ class Evaluator:
 
     def evaluate(self, module: nn.Module, split: str, *, frame_baseline: bool = False) -> dict[str, SourceResult]:
         """Results by source name; DataError if not one sample of a source could be read. Leaves the mode as it was."""
-        training = module.training
-        module.eval()
-        try:
-            with torch.no_grad():
-                return {
-                    source.name: self._source(module, split, source.name, frame_baseline and source.modality == "video")
-                    for source in self.config.data.sources
-                }
-        finally:
-            module.train(training)
+        with _scoring(module):
+            return {
+                source.name: self._source(
+                    module, split, source.name, frame_baseline=frame_baseline and source.modality == "video"
+                )
+                for source in self.config.data.sources
+            }
 
-    def _source(self, module: nn.Module, split: str, name: str, frame_baseline: bool) -> SourceResult:
-        batches = self._batches(split, name)
+    def reordered(self, module: nn.Module, split: str, name: str, frame_order: str) -> SourceResult:
+        """Result of one source whose clips show their frames in another order (`s4d.data.sampling.FRAME_ORDERS`)."""
+        with _scoring(module):
+            return self._source(module, split, name, frame_order=frame_order)
+
+    def _source(
+        self, module: nn.Module, split: str, name: str, *, frame_baseline: bool = False, frame_order: str = "kept"
+    ) -> SourceResult:
+        batches = self._batches(split, name, frame_order=frame_order)
         labels = np.asarray(batches.source.labels, dtype=np.int64)
         logits, expert_counts = self._views(module, batches)
         read: NDArray[np.bool_] = np.any(~np.isnan(logits), axis=(1, 2))
@@ -98,7 +104,8 @@ class Evaluator:
             raise DataError(f"{batches.source.config.manifest}: not one sample of split {split!r} could be read")
         frames = None
         if frame_baseline:
-            frames = self._frame_baseline(module, self._batches(split, name, self.config.model.num_frames))
+            held = self._batches(split, name, repeated_frames=self.config.model.num_frames)
+            frames = self._frame_baseline(module, held)
         probabilities = mean_over_views(view_probabilities(logits[read]))
         return SourceResult(
             source=name,
@@ -114,8 +121,8 @@ class Evaluator:
             frames=frames,
         )
 
-    def _batches(self, split: str, name: str, repeated_frames: int = 0) -> EvalBatches:
-        return build_evaluation(self.config, split, name, self.rank, self.world_size, repeated_frames=repeated_frames)
+    def _batches(self, split: str, name: str, **views: Any) -> EvalBatches:
+        return build_evaluation(self.config, split, name, self.rank, self.world_size, **views)
 
     def _frame_baseline(self, module: nn.Module, batches: EvalBatches) -> FrameBaseline:
         logits, _ = self._views(module, batches)
@@ -154,6 +161,17 @@ class Evaluator:
             raise DataError(f"source {source}: sample {sample!r}: the model's logits are not finite")
         shaped = torch.where(seen[:, None] > 0, table, torch.nan).view(samples, views, classes)
         return shaped.cpu().numpy(), total
+
+
+@contextmanager
+def _scoring(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
 
 
 def _class_counts(output: ClassifierOutput, item: EvalBatch, classes: int) -> Tensor:

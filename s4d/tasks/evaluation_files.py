@@ -14,6 +14,7 @@ from s4d.analysis.predictions import Predictions, predictions_npz
 from s4d.atomic_files import write_atomically
 from s4d.json_text import to_json
 from s4d.models.sizes import MoaeArchitecture
+from s4d.statistics import ScoreIntervals, expected_calibration_error, score_intervals
 from s4d.tasks.evaluate import SourceResult
 
 
@@ -42,10 +43,15 @@ def stored(result: SourceResult) -> Predictions:
 
 
 def evaluation_document(results: Mapping[str, SourceResult]) -> dict[str, Any]:
-    """`sources`: for each source its modality, split, scores, classes, recalls, confusion matrix and frame baseline."""
+    """`sources`: for each source its modality, split, scores, classes, recalls, confusion matrix and frame baseline.
+
+    `intervals` are 95 % bootstrap intervals, `ece` is the expected calibration error.
+    """
     sources = {}
     for name, result in results.items():
         entry = {"modality": result.modality, "split": result.split, **result.scores.to_dict()}
+        entry["ece"] = expected_calibration_error(result.probabilities, result.labels)
+        entry["intervals"] = intervals(result).to_dict(result.scores.classes)
         entry["unreadable"] = result.unreadable
         if result.frames is not None:
             entry["best_frame_uar"] = result.frames.best
@@ -53,6 +59,11 @@ def evaluation_document(results: Mapping[str, SourceResult]) -> dict[str, Any]:
             entry["most_confident_frame_uar"] = result.frames.most_confident
         sources[name] = entry
     return {"sources": sources}
+
+
+def intervals(result: SourceResult) -> ScoreIntervals:
+    """UAR, WAR and recalls with the range they would take on other test samples of the same classes."""
+    return score_intervals(result.labels, result.probabilities.argmax(1), len(result.scores.classes))
 
 
 def routing_document(results: Mapping[str, SourceResult], experts: MoaeArchitecture) -> dict[str, Any]:

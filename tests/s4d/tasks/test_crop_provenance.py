@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from s4d.cli.evaluate import score_run
 from s4d.config import Config
 from s4d.data.manifest_io import read_manifest, write_manifest
 from s4d.models.folder import write_folder
 from s4d.tasks import build_task
 from s4d.tasks.crop_provenance import crops_of, stored_crops, warn_of_changed_crops
+from s4d.tasks.evaluate_run import Request, evaluate_run
 
 EYES, BOX = "eyes-224-m0.15-e0.4-frame-w5-black-jpg95", "none-224-m0.15-e0.4-clip-w5-black-jpg95"
 CPU = torch.device("cpu")
@@ -87,10 +87,10 @@ def test_evaluation_says_so(
     task = build_task(config, rank=0, world_size=1, device=CPU)
     write_folder(tmp_path / "run", task.module.state_dict(), task.describe())
     (tmp_path / "run/config.yaml").write_text(config.model_dump_json(), encoding="utf-8")
-    scores = score_run(tmp_path / "run", "test")
+    scores = evaluate_run(tmp_path / "run", Request()).summary
     assert scores and warnings(caplog) == []
     set_crop(config, "clips", BOX)
-    assert score_run(tmp_path / "run", "test") == scores
+    assert evaluate_run(tmp_path / "run", Request()).summary == scores
     assert warnings(caplog) == [
         f"source clips: the model was trained on crops of unknown recipe, its manifest now has {BOX}"
     ]
