@@ -61,7 +61,7 @@ def run(
     results: ResultsOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the arms that are missing, one seed of all before the next; exit 1 while some are."""
+    """Train the arms that are missing, one seed of all of a group before the next; exit 1 while some are."""
     from s4d.science.run import Experiment, rows_of
 
     target = chosen_device(device)
@@ -71,6 +71,7 @@ def run(
         work=work / size.value,
         results=_results(results, size),
         train=_Trainer(on_gpu=target.type == "cuda"),
+        device=target,
         facts=lambda: _facts(target),
         say=lambda line: typer.echo(line, err=True),
     )

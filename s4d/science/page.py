@@ -67,7 +67,8 @@ def arm_rows(results: Sequence[Result], names: Sequence[str], group: Group = "cl
 def _cell(found: Spread | None) -> str:
     if found is None:
         return "-"
-    return f"{found.mean:.3f}" + ("" if found.deviation is None else f" +- {found.deviation:.3f}")
+    text = f"{found.mean:.3f}" + ("" if found.deviation is None else f" +- {found.deviation:.3f}")
+    return f"({text})" if found.is_cross else text
 
 
 def gain_row(gain: Gain) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from s4d.analysis.curves import is_number
 from s4d.analysis.predictions import predictions_npz, read_predictions
 from s4d.analysis.run_folder import read_run
@@ -28,7 +30,17 @@ from s4d.data.sources import load_sources
 from s4d.errors import DataError
 from s4d.json_text import to_json
 from s4d.science.amounts import Data, Size
-from s4d.science.arms import DYNAMIC, PRETRAININGS, STATIC, Arm, even_rate, finetune_overrides, pretrain_overrides
+from s4d.science.arms import (
+    DYNAMIC,
+    GROUPS,
+    PRETRAININGS,
+    STATIC,
+    Arm,
+    even_rate,
+    finetune_overrides,
+    pretrain_overrides,
+)
+from s4d.science.cross_use import cross_use
 
 SCHEMA = 1
 FINISHED = "finished.json"
@@ -54,8 +66,9 @@ class Row:
 
 
 def rows_of(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Row]:
-    """All rows, one seed of all arms before the next."""
-    return [Row(arm=arm, seed=seed) for seed in seeds for arm in arms]
+    """All rows, one group before the next, in it one seed of all arms before the next."""
+    groups = [[arm for arm in arms if arm.group == group] for group in GROUPS]
+    return [Row(arm=arm, seed=seed) for group in groups for seed in seeds for arm in group]
 
 
 class Experiment:
@@ -68,12 +81,13 @@ class Experiment:
         work: Path,
         results: Path,
         train: Train,
+        device: torch.device,
         facts: Callable[[], Mapping[str, Any]],
         say: Callable[[str], None],
     ) -> None:
         self.size, self.work, self.results = size, work.resolve(), results
         self.data = Data(size, self.work / "data")
-        self._train, self._facts, self._say = train, facts, say
+        self._train, self._device, self._facts, self._say = train, device, facts, say
 
     def is_done(self, row: Row) -> bool:
         """Whether a row's document is there; DataError if it was made with other settings."""
@@ -168,12 +182,21 @@ class Experiment:
             "command": f"s4d science run --size {self.size.name} --arm {row.arm.name} --seed {row.seed}",
             "settings": self._settings(row),
             "scores": scores,
+            "cross_use": self._cross_use(row),
             **self._of_run(config),
         }
         write_atomically(self.results / f"{row.name}.npz", predictions_npz(predictions.values()))
         write_atomically(self._document(row.name), to_json(document))
         told = ", ".join(f"{name} UAR {entry['uar']:.3f}" for name, entry in scores.items())
         self._say(f"{self.size.name} {row.name}: {told}")
+
+    def _cross_use(self, row: Row) -> dict[str, Any] | None:
+        """What the only head of an arm makes of the other set; None in an arm with both heads."""
+        if len(row.arm.sources) > 1:
+            return None
+        words = [*self.size.overrides, *self.size.finetune_overrides, *self._media((STATIC, DYNAMIC), 1.0)]
+        both = load(self.size.finetune, [*words, "model.init_from=null"])
+        return cross_use(self.run_dir(row.name), row.arm.sources[0], both, self._device)
 
     def _of_run(self, config: Config) -> dict[str, Any]:
         """What is kept of any finished run."""

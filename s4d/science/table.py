@@ -37,14 +37,20 @@ class Result:
         entry = self.document["scores"].get(source)
         return None if entry is None else float(entry[name])
 
+    def cross_score(self, source: str, name: str) -> float | None:
+        """UAR or WAR on a set that the arm was not given, of the head it has."""
+        entry = self.document.get("cross_use")
+        return float(entry[name]) if entry is not None and entry["source"] == source else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """Mean and sample standard deviation (None with one seed) of a number over seeds."""
+    """Mean and sample standard deviation (None with one seed) of a number over seeds; `is_cross`: of the other head."""
 
     mean: float
     deviation: float | None
     values: tuple[float, ...]
+    is_cross: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +103,19 @@ def arms_in(results: Sequence[Result], group: Group) -> list[str]:
 
 
 def spread(results: Sequence[Result], arm: str, source: str, score: str) -> Spread | None:
-    """A score of an arm over its seeds; None where the arm has no head for the set."""
-    own = [result.score(source, score) for result in results if result.arm == arm]
-    values = tuple(value for value in own if value is not None)
+    """A score of an arm on a set over its seeds: of its own head, else of the other one; None without either."""
+    own = [result for result in results if result.arm == arm]
+    heads = [value for result in own if (value := result.score(source, score)) is not None]
+    crossed = [value for result in own if (value := result.cross_score(source, score)) is not None]
+    values = heads or crossed
     if not values:
         return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(mean=statistics.mean(values), deviation=deviation, values=values)
+    return Spread(
+        mean=statistics.mean(values),
+        deviation=statistics.stdev(values) if len(values) > 1 else None,
+        values=tuple(values),
+        is_cross=not heads,
+    )
 
 
 def gains(results: Sequence[Result], questions: Sequence[tuple[str, str, str]] = QUESTIONS) -> list[Gain]:
@@ -181,7 +193,12 @@ def to_dict(results: Sequence[Result]) -> dict[str, Any]:
 def _scores(results: Sequence[Result], arm: str, source: str) -> dict[str, Any] | None:
     found = {name: spread(results, arm, source, name) for name in SCORES}
     return {
-        name: {"mean": each.mean, "deviation": each.deviation, "values": list(each.values)}
+        name: {
+            "mean": each.mean,
+            "deviation": each.deviation,
+            "values": list(each.values),
+            "is_cross_use": each.is_cross,
+        }
         for name, each in found.items()
         if each is not None
     } or None

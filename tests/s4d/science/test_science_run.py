@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from s4d.errors import DataError
 from s4d.science.amounts import SIZES, Data
@@ -52,14 +53,15 @@ def experiment(tmp_path: Path, train: Recorder, size: str = "cpu") -> Experiment
         work=tmp_path / "work",
         results=tmp_path / "results",
         train=train,
+        device=torch.device("cpu"),
         facts=dict,
         say=lambda line: None,
     )
 
 
-def test_one_seed_of_all_arms_comes_before_the_next() -> None:
-    names = [row.name for row in rows_of(ARMS[:2], [0, 1])]
-    assert names == ["sfer-0", "scratch-0", "sfer-1", "scratch-1"]
+def test_one_seed_of_all_arms_of_a_group_comes_before_the_next() -> None:
+    names = [row.name for row in rows_of([*ARMS[:2], arm_named("stills-0")], [0, 1])]
+    assert names == ["sfer-0", "scratch-0", "sfer-1", "scratch-1", "stills-0-0", "stills-0-1"]
 
 
 @pytest.mark.usefixtures("made")
@@ -128,6 +130,8 @@ def test_a_rehearsal_of_two_arms_that_is_cut_short(tmp_path: Path, capsys: pytes
     assert main([*command, "--arm", "scratch"]) == 0
     documents = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert set(documents) == {"scratch-1", "moae-release-1", "pretrain-dual-1"}
+    assert documents["scratch-1"]["cross_use"]["source"] == "affectnet"
+    assert documents["moae-release-1"]["cross_use"] is None
     assert documents["scratch-1"]["samples_seen"] == {"video": 160}
     assert documents["moae-release-1"]["samples_seen"] == {"image": 160, "video": 160}
     assert [point["step"] for point in documents["moae-release-1"]["curve"]] == [4, 8]

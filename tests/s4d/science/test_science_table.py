@@ -76,6 +76,9 @@ def test_an_arm_without_a_head_has_no_score_for_it(tmp_path: Path) -> None:
     assert spread(results, "sfer", "dfew", "uar") is None
     assert arm_rows(results, ["sfer"])[0][2:6] == ("-", "-", "0.500", "0.500")
     assert gains(results) == []
+    crossed = {"source": "dfew", "uar": 0.25, "war": 0.5}
+    write_row(tmp_path, "sfer", 0, {"affectnet": HALF}, cross_use=crossed)
+    assert arm_rows(read_results(tmp_path), ["sfer"])[0][2:6] == ("(0.250)", "(0.500)", "0.500", "0.500")
 
 
 def test_gains_are_of_the_same_samples_in_the_seeds_that_both_have(tmp_path: Path) -> None:
