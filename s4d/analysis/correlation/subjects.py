@@ -38,9 +38,14 @@ class Subject:
         return found
 
     @property
+    def is_joint(self) -> bool:
+        """Whether the run was trained on both tasks."""
+        return self.static is not None and self.dynamic is not None
+
+    @property
     def kind(self) -> str:
         """What the run was trained on and whether it has experts."""
-        if self.static is None or self.dynamic is None:
+        if not self.is_joint:
             return "static alone" if self.dynamic is None else "dynamic alone"
         return "joint, with experts" if self.model.arch.experts is not None else "joint, without experts"
 
