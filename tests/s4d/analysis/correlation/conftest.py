@@ -15,8 +15,8 @@ from s4d.models.folder import write_folder
 from s4d.tasks import build_task
 from s4d.tasks.finetune import FinetuneTask
 
-HERE = Path(__file__).resolve()
-sys.path += [str(HERE.parent), str(HERE.parents[3] / "engine")]
+sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "engine"))
 
 from engine_project import run_values, write_media
 
