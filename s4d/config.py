@@ -17,9 +17,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from s4d.atomic_files import write_atomically
 from s4d.config_data import DataConfig
 from s4d.config_drift import Setting, settings
+from s4d.config_loss import LossConfig
 from s4d.config_overrides import ORIGIN, apply_overrides
 from s4d.config_problems import describe
-from s4d.config_recipes import with_recipe
+from s4d.config_recipes import not_released, with_recipe
 from s4d.config_section import FREE, Modality, Section
 from s4d.config_yaml import dump_yaml, read_yaml
 from s4d.errors import UsageError
@@ -53,11 +54,23 @@ class MoaeConfig(Section):
     layer_decay: bool = Field(
         default=False, description="apply layer-wise decay to experts and routers too, as released"
     )
+    modality_prior: bool = Field(
+        default=False, description="learn a bias of each router for still images and one for clips, 0 at first"
+    )
+    shared_experts: int = Field(
+        default=0, ge=0, description="experts of each layer that serve every token, beside those that are routed to"
+    )
 
     @model_validator(mode="after")
     def _top_k_fits(self) -> MoaeConfig:
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k {self.top_k} is larger than num_experts {self.num_experts}")
+        return self
+
+    @model_validator(mode="after")
+    def _modalities_share_no_room(self) -> MoaeConfig:
+        if self.modality_prior and self.capacity_factor is not None:
+            raise ValueError("modality_prior routes each modality by itself, which needs capacity_factor null")
         return self
 
 
@@ -267,12 +280,13 @@ class Config(Section):
     data: DataConfig
     batch: BatchConfig
     optim: OptimConfig
+    loss: LossConfig = LossConfig()
     engine: EngineConfig
     evaluation: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:
-        problem = self._quota_problem() or self._modality_problem() or self._task_problem()
+        problem = self._quota_problem() or self._modality_problem() or self._task_problem() or self._loss_problem()
         if problem:
             raise ValueError(problem)
         return self
@@ -309,6 +323,12 @@ class Config(Section):
         if self.evaluation.protocol == "release" and self.data.val_share > 0:
             return "data.val_share: must be 0 with evaluation.protocol release, which selects on the test split"
         return None
+
+    def _loss_problem(self) -> str | None:
+        if self.recipe == "release" and (added := not_released(self)) is not None:
+            return f"{added}: the released method has no such thing; it is for recipe s4d"
+        modalities = {source.modality for source in self.data.sources}
+        return self.loss.problem(self.task, modalities, self.model.tubelet_size)
 
     def _task_problem(self) -> str | None:
         if self.task == "finetune":

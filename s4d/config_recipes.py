@@ -7,6 +7,7 @@ command line wins over the recipe; `deviations` lists where that happened, and `
 from __future__ import annotations
 
 import copy
+from functools import reduce
 
 from s4d.config_yaml import Value
 
@@ -37,6 +38,14 @@ RECIPES: dict[tuple[str, str], dict[str, Value]] = {
         "evaluation.spatial_views": 2,
     },
 }
+# Off at 0 and false, which is what the released method has of them.
+ADDED = (
+    "loss.logit_adjustment",
+    "loss.static_distillation",
+    "loss.motion",
+    "model.moae.modality_prior",
+    "model.moae.shared_experts",
+)
 
 
 def with_recipe(values: dict[str, Value]) -> dict[str, Value]:
@@ -62,6 +71,11 @@ def deviations(values: dict[str, Value]) -> list[str]:
         if node != expected:
             found.append(f"{key}: {node} (recipe {values['recipe']}: {expected})")
     return found
+
+
+def not_released(config: object) -> str | None:
+    """The first field of a configuration that turns on what the released method does not have."""
+    return next((key for key in ADDED if reduce(getattr, key.split("."), config)), None)
 
 
 def _implied(values: dict[str, Value]) -> dict[str, Value]:

@@ -24,12 +24,16 @@ DECODED, FRAMES = (224, 224), 250
 
 
 def description(config: Config) -> dict[str, Any]:
-    """What `s4d.tasks.restore_task` needs to build the task without its data: equal loss weights, classes of heads."""
+    """What `s4d.tasks.restore_task` needs to build the task without its data: equal weights, heads, even priors."""
     present = [name for name in MODALITIES if any(source.modality == name for source in config.data.sources)]
     classes = {}
     if config.task == "finetune":
         classes = {source.name: _classes(source) for source in config.data.sources}
-    return {"loss_weights": {name: 1 / len(present) for name in present}, "classes": classes}
+    return {
+        "loss_weights": {name: 1 / len(present) for name in present},
+        "classes": classes,
+        "class_priors": {head: [1 / len(names)] * len(names) for head, names in classes.items()},
+    }
 
 
 def _classes(source: SourceConfig) -> tuple[str, ...]:

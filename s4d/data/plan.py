@@ -167,9 +167,7 @@ class SamplePlan:
         rng = generator(self.config.seed, "order", settings.name, epoch)
         if settings.sampling == "natural":
             return rng.permutation(len(labels))
-        counts = np.bincount(labels)[labels].astype(np.float64)
-        weights = 1.0 / (counts if settings.sampling == "balanced" else np.sqrt(counts))
-        return rng.choice(len(labels), size=len(labels), p=weights / weights.sum())
+        return rng.choice(len(labels), size=len(labels), p=draw_shares(labels, settings.sampling))
 
     def _view(self, source: int, number: int) -> PlannedView:
         sample, view = divmod(number, self.sources[source].config.views)
@@ -185,6 +183,15 @@ class SamplePlan:
             return 0
         order = self.order(source, epoch)
         return int(np.count_nonzero(order[:position] == order[position]))
+
+
+def draw_shares(labels: NDArray[np.int64], sampling: str) -> NDArray[np.float64]:
+    """Probability that a draw is this sample, given class numbers (n,): alike, or evening out the classes."""
+    if sampling == "natural":
+        return np.full(len(labels), 1 / len(labels))
+    counts = np.bincount(labels)[labels].astype(np.float64)
+    weights: NDArray[np.float64] = 1.0 / (counts if sampling == "balanced" else np.sqrt(counts))
+    return weights / weights.sum()
 
 
 def build_plan(config: Config, *, world_size: int) -> SamplePlan:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from s4d.models.classifier import FinetuneModel
 from s4d.models.mae import PretrainModel
-from s4d.models.moae import MoaeAdapters
+from s4d.models.moae import MoaeAdapters, SharedExperts
 from s4d.models.vit import PatchProjection
 
 STD = 0.02
@@ -40,7 +40,9 @@ def _fill(module: nn.Module, name: str, parameter: Tensor, *, generator: torch.G
         parameter.uniform_(-bound, bound, generator=generator)
     elif name == "mask_token":
         nn.init.trunc_normal_(parameter, std=STD, a=-STD, b=STD, generator=generator)
-    elif name.endswith("bias") or (isinstance(module, MoaeAdapters) and name == "fc2_weight" and module.zero_init):
+    elif name.endswith("bias") or (
+        isinstance(module, MoaeAdapters | SharedExperts) and name == "fc2_weight" and module.zero_init
+    ):
         parameter.zero_()
     elif xavier:
         nn.init.xavier_uniform_(parameter, generator=generator)

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.reconstruction import masked_loss
+from kernels.reconstruction.target import target_request
 from s4d.data.batch import PackedBatch
 from s4d.models.cross_decoder import build_cross_blocks
+from s4d.models.motion import motion_error
 from s4d.models.positions import sinusoid_table
 from s4d.models.sizes import Architecture
 from s4d.models.stream import (
@@ -24,6 +26,7 @@ from s4d.models.stream import (
     joined,
     masked_layout,
     paired,
+    statistics_dtype,
     visible_segments,
 )
 from s4d.models.vit import LAYER_NORM_EPS, Backends, Block, PatchEmbed, build_blocks, embed_groups, imagenet_statistics
@@ -52,14 +55,23 @@ class ReconstructionHead(nn.Module):
     def __init__(self, arch: Architecture, backend: str | None) -> None:
         super().__init__()
         self.tubelet_size = arch.tubelet_size
+        self.patch_size = arch.patch_size
         self.backend = backend
         self.weight = nn.Parameter(torch.empty(arch.token_values, arch.decoder_embed_dim))
         self.bias = nn.Parameter(torch.empty(arch.token_values))
 
-    def forward(self, hidden: Tensor, pixels: Tensor | None = None, indices: Tensor | None = None) -> Tensor:
-        """Loss sum over the tokens `indices` of `pixels`, or without pixels the predictions (M, P)."""
+    def forward(
+        self, hidden: Tensor, pixels: Tensor | None = None, indices: Tensor | None = None, motion: bool = False
+    ) -> Tensor:
+        """Loss sum over the tokens `indices` of `pixels`, with `motion` that of the differences between their frames.
+
+        Without pixels the predictions (M, P).
+        """
         if pixels is None or indices is None:
             return F.linear(hidden, self.weight, self.bias)
+        if motion:
+            target = target_request(pixels, indices, self.patch_size, self.tubelet_size, statistics_dtype(hidden))
+            return motion_error(hidden, self.weight, self.bias, target)
         total, _ = masked_loss(
             hidden, self.weight, self.bias, pixels, indices, tubelet_size=self.tubelet_size, backend=self.backend
         )
@@ -127,8 +139,11 @@ class PretrainModel(nn.Module):
         for name, dim in (("encoder_positions", arch.embed_dim), ("decoder_positions", arch.decoder_embed_dim)):
             self.register_buffer(name, sinusoid_table(arch.position_tokens, dim), persistent=False)
 
-    def forward(self, batch: PackedBatch, predict: bool = False) -> dict[str, Tensor]:
-        """Loss sum over the tokens to predict per modality; with `predict`, "prediction" (T, P) of all instead."""
+    def forward(self, batch: PackedBatch, predict: bool = False, motion: bool = False) -> dict[str, Tensor]:
+        """Loss sum over the tokens to predict per modality; with `predict`, "prediction" (T, P) of all instead.
+
+        With `motion` and clips in the batch also "motion", the sum over their tokens of `s4d.models.motion`.
+        """
         tokens = embed_groups(self.encoder.patch_embed, batch)
         places = batch.positions[batch.visible_indices]
         visible = self.encoder(tokens + self.encoder_positions[places].to(tokens.dtype), visible_segments(batch))
@@ -137,7 +152,7 @@ class PretrainModel(nn.Module):
             hidden = self._over_all(bridged, batch, predict)
         else:
             hidden = self._over_wanted(bridged, batch, predict)
-        return {"prediction": self.decoder.head(hidden)} if predict else self._loss_sums(batch, hidden)
+        return {"prediction": self.decoder.head(hidden)} if predict else self._loss_sums(batch, hidden, motion)
 
     def _over_all(self, bridged: Tensor, batch: PackedBatch, predict: bool) -> Tensor:
         """The joint decoder over all tokens, in raster order."""
@@ -160,13 +175,17 @@ class PretrainModel(nn.Module):
             hidden = self.decoder(*joined(shown, asked, paired(batch.layout_visible, layout)))
         return hidden
 
-    def _loss_sums(self, batch: PackedBatch, hidden: Tensor) -> dict[str, Tensor]:
+    def _loss_sums(self, batch: PackedBatch, hidden: Tensor, motion: bool) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
         first, first_masked = 0, 0
         totals = group_tokens(batch, batch.layout)
         for group, total, masked in zip(batch.groups, totals, group_tokens(batch, masked_layout(batch)), strict=True):
             span = slice(first_masked, first_masked + masked)
-            loss = self.decoder.head(hidden[span], unnormalised(group.pixels), batch.masked_indices[span] - first)
-            sums[group.modality] = sums[group.modality] + loss if group.modality in sums else loss
+            pixels, indices = unnormalised(group.pixels), batch.masked_indices[span] - first
+            found = {group.modality: self.decoder.head(hidden[span], pixels, indices)}
+            if motion and group.modality == "video":
+                found["motion"] = self.decoder.head(hidden[span], pixels, indices, motion=True)
+            for name, loss in found.items():
+                sums[name] = sums[name] + loss if name in sums else loss
             first, first_masked = first + total, span.stop
         return sums

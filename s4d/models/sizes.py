@@ -34,7 +34,10 @@ DECODERS = ("joint", "cross")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoaeArchitecture:
-    """Which blocks carry adapter experts and how tokens are routed to them."""
+    """Which blocks carry adapter experts and how tokens are routed to them.
+
+    `modality_prior`: a learned router bias for each modality; `shared_experts` serve every token beside routed ones.
+    """
 
     layers: tuple[int, ...]
     num_experts: int
@@ -43,8 +46,12 @@ class MoaeArchitecture:
     capacity_factor: float | None = None
     router_noise: str = "train"
     zero_init: bool = True
+    modality_prior: bool = False
+    shared_experts: int = 0
 
     def __post_init__(self) -> None:
+        if self.modality_prior and self.capacity_factor is not None:
+            raise ValueError("moae.modality_prior needs experts without a capacity, got capacity_factor")
         if not 1 <= self.top_k <= self.num_experts:
             raise ValueError(f"moae.top_k must lie in 1..{self.num_experts}, got {self.top_k}")
         if self.hidden_dim < 1:
@@ -155,4 +162,6 @@ def _experts(model: ModelConfig, embed_dim: int, depth: int) -> MoaeArchitecture
         capacity_factor=model.moae.capacity_factor,
         router_noise=model.moae.router_noise,
         zero_init=model.moae.zero_init,
+        modality_prior=model.moae.modality_prior,
+        shared_experts=model.moae.shared_experts,
     )

@@ -20,27 +20,33 @@ TASKS = {"pretrain": "s4d.tasks.pretrain:PretrainTask", "finetune": "s4d.tasks.f
 
 def build_task(config: Config, *, rank: int, world_size: int, device: torch.device) -> PretrainTask | FinetuneTask:
     """The task of a run with its model on `device`; UsageError and DataError as their parts raise them."""
+    from s4d.data.class_priors import class_priors
     from s4d.data.plan import build_plan
     from s4d.data.sources import head_classes
     from s4d.models.backends import check_backends
     from s4d.tasks.crop_provenance import crops_of, warn_of_other_crops
 
     check_backends(config.engine.backends)
-    weights, classes = build_plan(config, world_size=world_size).loss_weights(), head_classes(config)
+    plan = build_plan(config, world_size=world_size)
+    weights, classes = plan.loss_weights(), head_classes(config)
     if config.task == "finetune":
         _check_held_out(config)
     crops = crops_of(config)
     if config.model.init_from is not None and rank == 0:
         warn_of_other_crops(Path(config.model.init_from), crops)
+    known: dict[str, Any] = {"crops": crops}
+    if config.loss.logit_adjustment > 0:
+        known["class_priors"] = class_priors(plan.sources)
     task = _task_class(config)
-    return task(config, weights, classes, rank=rank, world_size=world_size, device=device, crops=crops)
+    return task(config, weights, classes, rank=rank, world_size=world_size, device=device, **known)
 
 
 def restore_task(config: Config, description: Any, *, device: torch.device) -> PretrainTask | FinetuneTask:
     """The task of one process from what `describe` said of it, without its data; DataError if something is missing."""
     try:
         weights, classes = description["loss_weights"], description["classes"]
-        return _task_class(config)(config, weights, classes, rank=0, world_size=1, device=device)
+        known = {"class_priors": description["class_priors"]} if config.loss.logit_adjustment > 0 else {}
+        return _task_class(config)(config, weights, classes, rank=0, world_size=1, device=device, **known)
     except (KeyError, TypeError) as error:
         raise DataError(f"description of a task: {error!r} is missing or wrong") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from s4d.models.weights import load_initial
 from s4d.tasks.balance import choice_counts, release_shares, switch_shares
 from s4d.tasks.base import StepOutput
 from s4d.tasks.collective import is_distributed, sum_over_ranks
+from s4d.tasks.distillation import SharedClasses, distillation_share, shared_classes
 from s4d.tasks.evaluate import Evaluator, SourceResult
 from s4d.tasks.evaluation_files import write_evaluation
 from s4d.tasks.layers import encoder_layer
+from s4d.tasks.logit_adjustment import logit_offsets
 
 
 class FinetuneTask:
@@ -32,6 +34,7 @@ class FinetuneTask:
 
     A packed step equals the weighted sum of single-modality steps, and cutting it into ranks and micro batches changes
     nothing; except with a capacity factor, under which the tokens that experts drop depend on the whole micro batch.
+    The terms of `config.loss` are off unless asked for; `class_priors` are what logit adjustment needs of the data.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class FinetuneTask:
         world_size: int,
         device: torch.device,
         crops: Mapping[str, str] | None = None,
+        class_priors: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.config = config
         self.weights = dict(weights)
@@ -51,6 +55,9 @@ class FinetuneTask:
         self.classes = {name: tuple(names) for name, names in classes.items()}
         self.rank = rank
         self.device = device
+        self.class_priors = {name: list(shares) for name, shares in (class_priors or {}).items()}
+        self._offsets = self._logit_offsets()
+        self._pairs = self._teachers()
         self._evaluator = Evaluator(config, rank=rank, world_size=world_size, device=device)
         arch = architecture(config.model, experts=config.mode == "moae")
         heads = {name: len(names) for name, names in self.classes.items()}
@@ -87,6 +94,10 @@ class FinetuneTask:
         terms += [self.weights[name] * weight * share for name, share in balances.items()]
         parts = {f"loss/{name}": share.detach() for name, share in losses.items() if batch.step_samples.get(name)}
         parts |= {f"balance/{name}": share.detach() for name, share in balances.items()}
+        if self._pairs and batch.step_samples.get("video"):
+            share = distillation_share(output.logits, batch, self._pairs)
+            terms.append(self.weights["video"] * self.config.loss.static_distillation * share)
+            parts["distillation/video"] = share.detach()
         metrics = {f"accuracy/{name}": hits[name] for name in losses if batch.step_samples.get(name)}
         return StepOutput(loss=torch.stack(terms).sum(), parts=parts, metrics=metrics)
 
@@ -103,11 +114,27 @@ class FinetuneTask:
             logits = output.logits[head.head].index_select(0, head.sequences)
             targets = head.targets.to(logits.dtype)
             samples = max(1, batch.step_samples.get(head.modality, 0))
-            loss = -(targets * logits.log_softmax(1)).sum() / samples
+            adjusted = logits + self._offsets[head.head].to(logits.dtype) if self._offsets else logits
+            loss = -(targets * adjusted.log_softmax(1)).sum() / samples
             hit = (logits.detach().argmax(1) == targets.argmax(1)).sum() / samples
             losses[head.modality] = losses[head.modality] + loss if head.modality in losses else loss
             hits[head.modality] = hits[head.modality] + hit if head.modality in hits else hit
         return losses, hits
+
+    def _logit_offsets(self) -> dict[str, Tensor]:
+        tau = self.config.loss.logit_adjustment
+        if tau == 0:
+            return {}
+        for head, names in self.classes.items():
+            if len(self.class_priors.get(head, ())) != len(names):
+                raise ValueError(f"class_priors: expected one of each class of head {head}, got {self.class_priors}")
+        return logit_offsets(self.class_priors, tau, self.device)
+
+    def _teachers(self) -> tuple[SharedClasses, ...]:
+        if self.config.loss.static_distillation == 0:
+            return ()
+        modalities = {source.name: source.modality for source in self.config.data.sources}
+        return shared_classes(self.classes, modalities, self.device)
 
     def _needs_counts(self) -> bool:
         moae = self.config.model.moae
@@ -157,6 +184,7 @@ class FinetuneTask:
             "crop": self.crops,
             "inputs": {source.name: input_recipe(self.config, source).to_dict() for source in self.config.data.sources},
             "loss_weights": self.weights,
+            **({"class_priors": self.class_priors} if self.class_priors else {}),
             "version": s4d.__version__,
         }
 

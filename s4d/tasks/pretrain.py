@@ -25,7 +25,10 @@ from s4d.tasks.reconstructions import Reconstructor
 
 
 class PretrainTask:
-    """Loss: sum over modalities of weight x mean over the step's tokens to predict of that modality."""
+    """Loss: sum over modalities of weight x mean over the step's tokens to predict of that modality.
+
+    Where `config.loss.motion` is on, clips have its multiple of the error in the change between frames beside theirs.
+    """
 
     def __init__(
         self,
@@ -58,12 +61,18 @@ class PretrainTask:
 
     def forward(self, module: nn.Module, batch: PackedBatch, statistics: None = None) -> StepOutput:
         """This batch's share of the step's loss."""
-        sums: dict[str, Tensor] = module(batch)
+        motion = self.config.loss.motion
+        sums: dict[str, Tensor] = module(batch, motion=True) if motion > 0 else module(batch)
+        changes = sums.pop("motion", None)
         masked = _masked_per_sample(batch)
         shares = {name: total / (batch.step_samples[name] * masked[name]) for name, total in sums.items()}
-        loss = torch.stack([self.weights[name] * share for name, share in shares.items()]).sum()
+        terms = [self.weights[name] * share for name, share in shares.items()]
         parts = {f"loss/{name}": share.detach() for name, share in shares.items()}
-        return StepOutput(loss=loss, parts=parts, metrics={})
+        if changes is not None:
+            share = changes / (batch.step_samples["video"] * masked["video"])
+            terms.append(self.weights["video"] * motion * share)
+            parts["motion/video"] = share.detach()
+        return StepOutput(loss=torch.stack(terms).sum(), parts=parts, metrics={})
 
     @property
     def forward_has_collectives(self) -> bool:
