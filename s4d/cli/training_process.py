@@ -19,7 +19,7 @@ def train_run(
 ) -> None:
     """`engine/train.py` on every GPU, or as two ranks on a CPU; continues what `run_dir` holds.
 
-    What the ranks print goes to `<run_dir>.log`, which a DataError names if one fails or `limit` seconds pass.
+    What the ranks print goes to `<run_dir>.log`, which a DataError quotes if one fails or `limit` seconds pass.
     """
     import torch
 
@@ -30,8 +30,20 @@ def train_run(
     command = [sys.executable, os.fspath(ROOT / "engine" / "train.py"), *options]
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     log = run_dir.parent / f"{run_dir.name}.log"
+    begin = log.stat().st_size if log.exists() else 0
     try:
         with log.open("ab") as stream:
             run_ranks(command, ranks, limit=limit, threads=threads, on_gpu=on_gpu, log=stream)
     except DataError as error:
-        raise DataError(f"{log}: {error}") from error
+        raise DataError(f"{log}: {error}{first_error(log, begin)}") from error
+
+
+def first_error(log: Path, begin: int) -> str:
+    """What a rank first gave as the reason of its end, from byte `begin` of a log on; empty if none did."""
+    with log.open("rb") as stream:
+        stream.seek(begin)
+        for line in stream:
+            text = line.decode("utf-8", errors="replace").rstrip()
+            if text.startswith("error: "):
+                return f": {text.removeprefix('error: ')}"
+    return ""
