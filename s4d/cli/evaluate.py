@@ -49,6 +49,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(help="section.key=value ... of the run's configuration, such as views.", show_default=False),
     ] = None,
+    *,
     split: Annotated[Split, typer.Option(help="Which held-out data.")] = Split.test,
     weights: Annotated[Weights, typer.Option(help="The trained weights, or their running average.")] = Weights.last,
     pointer: Annotated[
