@@ -24,12 +24,12 @@ from s4d.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# Of each pair: two batches of stills, then two of clips.
+# Of each pair: two batches of images, then two of clips.
 PLACES = tuple((modality, half) for modality in MODALITIES for half in range(2))
 
 
 class PairedBatches:
-    """`pairs` times four batches: two of stills without a sample in common, two of clips without one.
+    """`pairs` times four batches: two of images without a sample in common, two of clips without one.
 
     Item number `index` is place index % 4 of pair index // 4; holds no state, so any process can build any one. A
     source gives as many samples as the run's own step, but at most `samples`, and at most half of what it has.

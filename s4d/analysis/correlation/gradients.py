@@ -1,6 +1,6 @@
 """Do the tasks pull the shared weights the same way? Cosines of their gradients at the checkpoints of runs.
 
-At every checkpoint that a run kept, the gradient of the stills' loss and that of the clips' loss are taken on the same
+At every checkpoint that a run kept, the gradient of the images' loss and that of the clips' loss are taken on the same
 fixed batches, each task's own loss alone: without loss weights and without the load-balance term.
 """
 
@@ -89,10 +89,11 @@ def gradient_study(
     batches: int = BATCHES,
     samples: int = SAMPLES,
     seed: int = 0,
+    names: Sequence[str] = (),
     device: torch.device | None = None,
     progress: Progress = lambda done, total: None,
 ) -> GradientStudy:
-    """Gradients at all kept checkpoints of fine-tuning runs with stills and clips.
+    """Gradients at all kept checkpoints of fine-tuning runs with images and clips; `names` are what to call the runs.
 
     `batches` (even) are of each task, of at most `samples` of each source. UsageError for runs without both
     modalities, DataError for checkpoints that cannot be read or do not fit.
@@ -105,7 +106,7 @@ def gradient_study(
     configs = [_config(run, seed) for run in runs]
     kept = [checkpoints(run) for run in runs]
     total, done, found = sum(map(len, kept)) * batches // 2, 0, []
-    for name, config, folders in zip(run_names(runs), configs, kept, strict=True):
+    for name, config, folders in zip(names or run_names(runs), configs, kept, strict=True):
         drawn = PairedBatches(config, batches // 2, samples)
         task = restore_task(config, read_config(folders[0]), device=device)
         assert isinstance(task, FinetuneTask)

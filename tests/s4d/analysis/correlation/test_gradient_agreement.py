@@ -35,7 +35,7 @@ def test_agreement_by_hand() -> None:
     assert found.cosine == pytest.approx(-3 / np.sqrt(2 * 10))
     assert (found.negative_share, found.batches) == (1.0, 4)
     assert found.deviation == pytest.approx(0, abs=1e-12)
-    assert found.stills == pytest.approx(1 / 2) and found.clips == pytest.approx(9 / 10)
+    assert found.images == pytest.approx(1 / 2) and found.clips == pytest.approx(9 / 10)
     assert found.norm_ratio == pytest.approx(np.sqrt(10 / 2))
     assert found.corrected == pytest.approx(-1)
 
@@ -53,7 +53,7 @@ def test_no_gradient_is_not_a_cosine_of_zero() -> None:
     vectors = np.ones((2, 4, 3))
     vectors[:, 2:] = 0
     found = agreement(products_of(vectors))
-    assert found.batches == 0 and found.stills == pytest.approx(1)
+    assert found.batches == 0 and found.images == pytest.approx(1)
     written = found.to_dict()
     assert [written[name] for name in ("cosine", "negative_share", "clips", "corrected", "norm_ratio")] == [None] * 5
 
