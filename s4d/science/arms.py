@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from s4d.config_yaml import read_yaml
 from s4d.errors import UsageError
+from s4d.science.variations import VARIATIONS
 
 Group = Literal["claim", "scaling", "variation"]
 GROUPS: tuple[Group, ...] = ("claim", "scaling", "variation")
@@ -31,9 +32,15 @@ class Pretraining:
     overrides: tuple[str, ...] = ()
 
 
+DUAL = (STATIC, UNLABELLED)
 PRETRAININGS = {
     "video": Pretraining(sources=(UNLABELLED,)),
-    "dual": Pretraining(sources=(STATIC, UNLABELLED)),
+    "dual": Pretraining(sources=DUAL),
+    **{
+        f"dual-{variation.name}": Pretraining(sources=DUAL, overrides=variation.pretraining_overrides)
+        for variation in VARIATIONS
+        if variation.pretraining_overrides
+    },
 }
 
 
@@ -57,8 +64,6 @@ class Arm:
 # Recipe values that would change what is measured, not how it is trained: all arms are tested on the same single view.
 # The files of a clip are numbered with leading zeros, so both orders of them are the same.
 SAME_TEST = ("evaluation.temporal_views=1", "evaluation.spatial_views=1", "data.order=natural")
-# Improvements of our own, each one value away from the arm they are compared with.
-VARIATIONS: tuple[Arm, ...] = ()
 ARMS: tuple[Arm, ...] = (
     Arm(name="sfer", title="SFER only", group="claim", sources=(STATIC,), pretraining="dual"),
     Arm(name="scratch", title="DFER only, from scratch", group="claim", sources=(DYNAMIC,), pretraining=None),
@@ -99,7 +104,17 @@ ARMS: tuple[Arm, ...] = (
         )
         for share in (0.125, 0.25, 0.5)
     ),
-    *VARIATIONS,
+    *(
+        Arm(
+            name=variation.name,
+            title=variation.title,
+            group="variation",
+            sources=BOTH,
+            pretraining=f"dual-{variation.name}" if variation.pretraining_overrides else "dual",
+            overrides=variation.overrides,
+        )
+        for variation in VARIATIONS
+    ),
 )
 # The arm that is also the last point of the scaling, and what variations are compared with.
 REFERENCE = "moae"
@@ -118,7 +133,7 @@ QUESTIONS: tuple[tuple[str, str, str], ...] = (
     ("multitask", "moae", STATIC),
     *((("moae", "best", DYNAMIC), ("moae", "best", STATIC)) if BEST else ()),
     ("stills-0", "moae", DYNAMIC),
-    *((REFERENCE, arm.name, source) for arm in VARIATIONS for source in (DYNAMIC, STATIC)),
+    *((REFERENCE, variation.name, source) for variation in VARIATIONS for source in (DYNAMIC, STATIC)),
 )
 
 
