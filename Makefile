@@ -155,6 +155,7 @@ $(DONE)/scratch: configs/finetune/demo.yaml $(DONE)/manifests | env
 	@touch $@
 
 $(DONE)/report: $(DONE)/pretrain $(DONE)/finetune $(DONE)/scratch | env
+	$(S4D) analyze pictures $(DEMO)/finetune
 	$(S4D) report $(DEMO)
 	@touch $@
 	@echo "demo: open $(DEMO)/report/index.html"

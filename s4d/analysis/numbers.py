@@ -66,6 +66,7 @@ def run_numbers(run: Run) -> dict[str, object]:
             weights: {head.source: head_numbers(head) for head in heads} for weights, heads in run.scores.items()
         },
         "routing": {routing.source: _routing(routing) for routing in run.routings},
+        "features": dict(run.pictures.features.numbers) if run.pictures and run.pictures.features else None,
     }
 
 

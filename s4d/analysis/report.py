@@ -10,6 +10,7 @@ from s4d.analysis.curves import curve_pictures
 from s4d.analysis.html_page import render_page
 from s4d.analysis.numbers import SCRATCH, main_run, modality_scores, report_numbers
 from s4d.analysis.picture import Picture
+from s4d.analysis.pictures.drawing.parts import picture_parts
 from s4d.analysis.reconstruction_grid import reconstruction_picture
 from s4d.analysis.routing_maps import routing_pictures
 from s4d.analysis.run_folder import Run, find_runs
@@ -23,11 +24,12 @@ COMPARED = ("uar", "war", "macro_f1")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One part of a run's section; without pictures the page says that nothing was recorded."""
+    """One part of a run's section; without pictures the page says what is `absent`."""
 
     title: str
     pictures: list[Picture]
     wide: bool = False
+    absent: str = "Not recorded by this run."
 
 
 def write_report(folder: Path) -> tuple[Path, dict[str, object]]:
@@ -66,8 +68,18 @@ def _parts(run: Run) -> list[Part]:
         for head in heads:
             parts.append(Part(title=f"Recognition: {head.source} ({head.modality})", pictures=score_pictures(head)))
         parts.append(Part(title="Expert routing", pictures=routing_pictures(run.routings)))
+        parts += _model_parts(run)
     parts.append(Part(title="Step time", pictures=[times] if times else []))
     return parts
+
+
+def _model_parts(run: Run) -> list[Part]:
+    """What goes on inside the model; made by a command of its own, since it takes forwards over the test split."""
+    if run.pictures is None:
+        missing = f"None yet: `s4d analyze pictures {run.path}` computes them for the next report."
+        return [Part(title="Inside the model", pictures=[], absent=missing)]
+    drawn = picture_parts(run.pictures)
+    return [Part(title=title, pictures=pictures, wide=True) for title, pictures in drawn.items()]
 
 
 def _tiles(runs: list[Run]) -> list[tuple[str, float | None]]:

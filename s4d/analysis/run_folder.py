@@ -9,6 +9,7 @@ from pathlib import Path
 from s4d.analysis.artefacts import read_json, read_reconstructions, read_routings, read_scores
 from s4d.analysis.class_scores import HeadScores
 from s4d.analysis.curves import is_number
+from s4d.analysis.pictures.record import PICTURES_FILE, Pictures, read_pictures
 from s4d.analysis.reconstruction_grid import Reconstructions
 from s4d.analysis.routing_maps import Routing
 from s4d.config_yaml import read_yaml
@@ -30,6 +31,7 @@ class Run:
     scores: dict[str, list[HeadScores]]
     routings: list[Routing]
     reconstructions: list[Reconstructions]
+    pictures: Pictures | None
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -64,6 +66,7 @@ def read_run(path: Path) -> Run:
         },
         routings=read_routings(path / "routing.json"),
         reconstructions=read_reconstructions(path / "reconstructions.npz"),
+        pictures=read_pictures(path / PICTURES_FILE),
     )
 
 

@@ -8,6 +8,7 @@ import typer
 
 from s4d.cli import (
     analyze_compare,
+    analyze_pictures,
     bench,
     bench_compare,
     bench_compile,
@@ -93,7 +94,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     ),
     "analyze": (
         "Compare and look into finished runs.",
-        {"compare": analyze_compare.compare},
+        {"compare": analyze_compare.compare, "pictures": analyze_pictures.pictures},
     ),
     "science": (
         "Put the claims of the method to the test on generated faces.",

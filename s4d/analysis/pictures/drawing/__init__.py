@@ -1,0 +1,1 @@
+"""Draws what `pictures.npz` holds; nothing here needs the model."""
