@@ -15,12 +15,14 @@ sys.path.append(str(Path(__file__).parents[2] / "engine"))
 
 from engine_project import run_values, write_media
 
+from s4d.analysis.folds.runs import default_folder, fold_run, shared_name
 from s4d.analysis.predictions import Predictions, predictions_npz
 from s4d.cli import main
 from s4d.cli.folds import parse_folds
 from s4d.config import load, save
 from s4d.errors import DataError, UsageError
 
+ROOT = Path(__file__).parents[3]
 CLASSES = ("fear", "happy")
 
 
@@ -186,6 +188,19 @@ def test_wrong_usage(
     assert main(["folds", str(config), *(word.format(root=root) for word in arguments)]) == 2
     assert words in capsys.readouterr().err
     assert not trainer.trained
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/finetune").glob("*_vit_base_*f*w_*.yaml")), ids=lambda p: p.stem
+)
+def test_the_configurations_with_folds_are_made_for_this(path: Path) -> None:
+    """Their one fold is where it would lie had this command trained it."""
+    shipped = load(path)
+    first = fold_run(shipped, 1, default_folder(shipped))
+    assert (str(first.path), shared_name(shipped) + "-fold1") == (shipped.run_dir, shipped.name)
+    assert load(path, list(first.overrides)) == shipped
+    third = load(path, list(fold_run(shipped, 3, default_folder(shipped)).overrides))
+    assert (third.data.sources[1].fold, third.name) == (3, shared_name(shipped) + "-fold3")
 
 
 def test_folds_are_numbers_in_order() -> None:
