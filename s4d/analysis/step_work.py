@@ -165,7 +165,7 @@ def _blocks(tokens: int, width: int, ratio: int, depth: int, size: int) -> PartW
 
 
 def _moae(tokens: int, width: int, experts: MoaeArchitecture, size: int) -> PartWork:
-    """All layers with experts: the chosen ones, and the router that scores in float32 what is read for them."""
+    """All layers with experts: those chosen, those shared, and the router that scores in float32 what is read."""
     found = floors.moae(tokens, width, experts.num_experts, experts.hidden_dim, experts.top_k, size)
     maps = 1 if experts.router_noise == "off" else 2
     flops, logits = 2.0 * maps * tokens * width * experts.num_experts, maps * tokens * experts.num_experts * _WIDE
@@ -174,7 +174,19 @@ def _moae(tokens: int, width: int, experts: MoaeArchitecture, size: int) -> Part
         forward=Work(flops=flops, bytes=logits + weights),
         backward=Work(flops=2 * flops, bytes=2 * logits + 2 * weights),
     )
-    return _times(_part(found) + router, len(experts.layers))
+    shared = _shared(tokens, width, experts.shared_experts * experts.hidden_dim, size)
+    return _times(_part(found) + router + shared, len(experts.layers))
+
+
+def _shared(tokens: int, width: int, hidden: int, size: int) -> PartWork:
+    """Experts for every token, of `hidden` values together, as the two layers of an MLP in `_blocks`."""
+    if hidden == 0:
+        return PartWork(forward=_NOTHING, backward=_NOTHING)
+    flops, weights = 4.0 * width * hidden * tokens, 2 * width * hidden * size
+    row, narrow = tokens * width * size, tokens * hidden * size
+    forward = Work(flops=flops, bytes=3 * row + 2 * narrow + weights)
+    backward = Work(flops=2 * flops, bytes=6 * row + 5 * narrow + 2 * weights)
+    return PartWork(forward=forward, backward=backward)
 
 
 def _decoder(

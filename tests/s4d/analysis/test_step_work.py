@@ -135,6 +135,8 @@ def expected(arch: Architecture, work: dict[str, PartWork], kept: dict[str, int]
         ("finetune", None),
         ("finetune", EXPERTS),
         ("finetune", dataclasses.replace(EXPERTS, router_noise="off")),
+        ("finetune", dataclasses.replace(EXPERTS, shared_experts=2)),
+        ("finetune", dataclasses.replace(EXPERTS, modality_prior=True)),
     ],
 )
 def test_products_are_those_that_torch_counts(task: str, experts: MoaeArchitecture | None) -> None:

@@ -52,6 +52,11 @@ def test_what_is_not_known_is_said() -> None:
     assert [kind.steps for kind in fixed.kinds] == [500, 500] and "as many" in fixed.assumed[0]
     guessed = recipe(FINETUNE, None, "data.sources.1.classes=null")
     assert "the head of dfew has 7 classes" in guessed.assumed[0] and guessed.classes == 14
+    added = recipe(FINETUNE, None, "model.moae.shared_experts=1", "model.moae.modality_prior=true").assumed
+    assert [line.split()[1] for line in added if "not counted in full" in line] == [
+        "model.moae.modality_prior",
+        "model.moae.shared_experts",
+    ]
     assert len(guessed.sizes) > 200 and guessed.arch.experts is not None and guessed.kept["video"] == 800
 
 
