@@ -18,6 +18,8 @@ from s4d.errors import DataError
 
 # Pillow warns from a size on and refuses at its double; the limit here is lower and refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Of the EXIF tag.
+ORIENTATION = 0x0112
 
 
 def _opened(path: Path) -> Image.Image:
@@ -40,6 +42,12 @@ def _load_image(path: Path, scale: float) -> NDArray[np.uint8]:
         image.load()
         # Converting a picture to what it is already copies it.
         return rgb_pixels(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def stored_orientation(path: Path) -> int:
+    """The EXIF number of how an image wants to be turned, 1 for not at all; DataError where it cannot be read."""
+    with reading(path), _opened(path) as image:
+        return int(image.getexif().get(ORIENTATION, 1))
 
 
 @dataclass(frozen=True, slots=True)

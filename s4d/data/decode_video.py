@@ -7,7 +7,7 @@ Frames that nothing is predicted from are decoded only if they are wanted.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -89,6 +89,33 @@ class VideoFile:
             raise DataError(f"{self.path}: cannot decode: {missing} of {len(wanted)} wanted frames are damaged")
         return {index: found[time] for time, places in wanted.items() for index in places}
 
+    def in_order(self, indices: Iterable[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """The frames at `indices` one by one as the file is decoded once, for more frames than memory could hold.
+
+        DataError, after those that could be decoded, where some are damaged.
+        """
+        wanted: dict[int, list[int]] = {}
+        for index in set(indices):
+            wanted.setdefault(self.times[index], []).append(index)
+        count = len(wanted)
+        convert = VideoReformatter()
+        let_go(self.path)
+        with reading(self.path), _opened(self.path) as container:
+            video = container.streams.video[0]
+            video.thread_type = "AUTO"
+            video.codec_context.options = DECODER_OPTIONS
+            start = max((time for time in self.keyframes if time <= min(wanted)), default=self.times[0])
+            if start > self.times[0]:
+                container.seek(start, stream=video)
+            for frame in container.decode(video):
+                if not wanted:
+                    return
+                if frame.pts is not None and (places := wanted.pop(frame.pts, None)):
+                    pixels = _rgb(convert, frame)
+                    yield from ((index, pixels) for index in places)
+        if wanted:
+            raise DataError(f"{self.path}: cannot decode: {len(wanted)} of {count} wanted frames are damaged")
+
     def _decode(
         self, wanted: Set[int], listed: tuple[InputContainer, tuple[av.Packet, ...]] | None, *, careful: bool
     ) -> dict[int, NDArray[np.uint8]]:
@@ -158,17 +185,21 @@ class UntimedVideo:
 
     def frames(self, indices: Iterable[int], scale: float = 1.0) -> Frames:
         """Decoded frames; see `Media.frames`."""
+        return dict(self.in_order(indices))
+
+    def in_order(self, indices: Iterable[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """The frames at `indices` one by one; see `VideoFile.in_order`."""
         wanted = set(indices)
-        found: Frames = {}
         convert = VideoReformatter()
+        last = max(wanted)
         with reading(self.path), _opened(self.path) as container:
             container.streams.video[0].codec_context.options = DECODER_OPTIONS
             for index, frame in enumerate(container.decode(video=0)):
                 if index in wanted:
-                    found[index] = _rgb(convert, frame)
-                if len(found) == len(wanted):
-                    return found
-        raise DataError(f"{self.path}: cannot decode: ends before frame {max(wanted)}")
+                    yield index, _rgb(convert, frame)
+                if index == last:
+                    return
+        raise DataError(f"{self.path}: cannot decode: ends before frame {last}")
 
 
 def _rgb(convert: VideoReformatter, frame: av.VideoFrame) -> NDArray[np.uint8]:
@@ -285,6 +316,13 @@ def _open_version(path: Path, size: int, modified: int) -> Media:
         if not frames:
             raise DataError(f"{path}: cannot decode: holds no frames")
         return UntimedVideo(path, (context.width, context.height), frames)
+
+
+def stored_rotation(path: Path) -> float:
+    """Degrees against the clock by which a video asks players to turn its frames; DataError as `open_video`."""
+    with reading(path), _opened(path) as container:
+        container.streams.video[0].codec_context.options = DECODER_OPTIONS
+        return next((float(frame.rotation) for frame in container.decode(video=0)), 0.0)
 
 
 def video_codec(path: Path) -> str:

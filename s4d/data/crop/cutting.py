@@ -21,6 +21,7 @@ from s4d.data.crop.track import Track, steady, still, track_of
 from s4d.data.crop.warp import warp
 from s4d.data.manifest import Kind
 from s4d.data.media import Media, open_media
+from s4d.data.upright import Upright, orientation_of
 from s4d.errors import DataError
 
 NoFace = Literal["error", "skip", "center"]
@@ -65,7 +66,7 @@ class Cropped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cropper:
-    """Crops job `index`, in whatever process."""
+    """Crops job `index`, in whatever process. `upright` turns frames that are stored lying down, see `Upright`."""
 
     jobs: Sequence[CropJob]
     recipe: CropRecipe
@@ -74,6 +75,7 @@ class Cropper:
     aside: Path
     no_face: NoFace = "error"
     on_error: OnError = "error"
+    upright: bool = False
 
     def __getitem__(self, index: int) -> Cropped:
         """DataError names a medium or an annotation that is wrong, unless these are to be skipped.
@@ -95,8 +97,8 @@ class Cropper:
             return Cropped(status="failed", problem=str(error))
 
     def _crop(self, job: CropJob, target: Path, aside: Path) -> Cropped:
-        media = open_media(job.path, job.kind)
-        faces = self.finder.find(job, read_frames(media, job.path, job.kind), media.frame_count, media.size)
+        media = self._open(job)
+        faces = self.finder.find(job, _frames(media, job), media.frame_count, media.size)
         track = track_of(faces)
         missed = int((~track.found).sum())
         if missed == len(faces):
@@ -129,9 +131,19 @@ class Cropper:
             points=points,
         )
 
+    def _open(self, job: CropJob) -> Media:
+        media = open_media(job.path, job.kind)
+        return Upright(media, orientation_of(job.path, job.kind)) if self.upright else media
+
     def _pictures(self, job: CropJob, media: Media, transforms: Sequence[Transform]) -> Iterator[Picture]:
-        for frame, transform in zip(read_frames(media, job.path, job.kind), transforms, strict=True):
+        for frame, transform in zip(_frames(media, job), transforms, strict=True):
             yield warp(frame, transform, self.recipe.size, self.recipe.edge)
+
+
+def _frames(media: Media, job: CropJob) -> Iterator[Picture]:
+    if isinstance(media, Upright):
+        return map(media.orientation.turn, read_frames(media.stored, job.path, job.kind))
+    return read_frames(media, job.path, job.kind)
 
 
 def transforms_of(track: Track, recipe: CropRecipe) -> tuple[list[Transform], bool]:
