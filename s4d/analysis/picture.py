@@ -45,6 +45,11 @@ def draw_picture(draw: Callable[[Figure], None], *, size: tuple[float, float], a
     return Picture(light=uris["light"], dark=uris["dark"], alt=alt, caption=caption, width=round(size[0] * 100))
 
 
+def draw_png(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> bytes:
+    """Let `draw` fill a figure of `size` inches in the light colours, for a file of its own."""
+    return _png(draw, size, _style("light"))
+
+
 def _style(scheme: str) -> dict[str, object]:
     ink, muted, line, paper = INKS[scheme]
     return {
