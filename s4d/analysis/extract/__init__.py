@@ -1,0 +1,1 @@
+"""Features of every sample of manifests, in files that other programs read."""
