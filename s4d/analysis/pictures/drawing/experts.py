@@ -27,6 +27,8 @@ MOST_CLIPS = 2
 BAR = 0.5
 # Inches below the tiles for the legend.
 FOOT = 0.45
+# Inches of a cell that has room for its number.
+NUMBERED = 0.34
 
 
 def expert_pictures(source: SourcePictures) -> list[Picture]:
@@ -82,6 +84,7 @@ def expert_places(source: SourcePictures) -> Picture:
     strongest, strength = shares.argmax(-1), shares.max(-1)
     experts = counts.shape[-1]
     colors = np.array(palette(experts))
+    side = min(2.4, 9.0 / len(layers))
 
     def draw(figure: Figure) -> None:
         fields = figure.subplots(2, len(layers), squeeze=False)
@@ -90,10 +93,8 @@ def expert_places(source: SourcePictures) -> Picture:
             fields[0, layer].set_title(f"block {source.layers[number]}")
             image = fields[1, layer].imshow(strength[layer], cmap="Greys", vmin=1 / experts, vmax=1)
             _bare(fields[1, layer])
-            for (row, column), value in np.ndenumerate(strength[layer]):
-                ink = "#ffffff" if value > 0.6 else "#1c2430"
-                size = 40 / strength.shape[1]
-                fields[1, layer].text(column, row, f"{value:.0%}", ha="center", va="center", color=ink, fontsize=size)
+            if side / strength.shape[1] >= NUMBERED:
+                _write_shares(fields[1, layer], strength[layer])
         bar = figure.colorbar(image, ax=fields[1], fraction=0.02, format=lambda value, _: f"{value:.0%}")
         bar.outline.set_visible(False)
         handles = [Patch(color=color, label=f"expert {expert}") for expert, color in enumerate(colors)]
@@ -104,7 +105,7 @@ def expert_places(source: SourcePictures) -> Picture:
     )
     return draw_picture(
         draw,
-        size=(min(9.6, 2.4 * len(layers) + 0.6), 2 * min(2.4, 9.0 / len(layers)) + 0.7),
+        size=(side * len(layers) + 0.6, 2 * side + 0.7),
         alt=f"Commonest first-choice expert at each place of the frame and its share for {source.name}. Over all "
         f"places, {told}.",
         caption=f"{source.name}: above, the expert that patches at each place of the frame are most often sent to "
@@ -133,6 +134,12 @@ def _draw_shares(axes: Axes, rows: list[NDArray[np.float64]], colors: NDArray[np
             axes.barh(number * (height + GAP) + height / 2, share * length, height / 3, left=start, color=color)
             start += share * length
     axes.set_xlim(axes.get_xlim()[0], right + length)
+
+
+def _write_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
+    for (row, column), value in np.ndenumerate(shares):
+        ink = "#ffffff" if value > 0.6 else "#1c2430"
+        axes.text(column, row, f"{value:.0%}", ha="center", va="center", color=ink, fontsize=6.5)
 
 
 def _draw_grid(axes: Axes, colors: NDArray[np.float64]) -> None:

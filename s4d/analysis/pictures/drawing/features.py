@@ -33,8 +33,10 @@ def feature_picture(features: FeatureMap) -> Picture:
         for key, name in MEASURES.items()
         if key in numbers
     )
-    counts = ", ".join(
-        f"{int((features.modalities == number).sum())} {name}s" for number, name in enumerate(MODALITIES)
+    counts = " and ".join(
+        f"{int((features.modalities == number).sum())} {name}s"
+        for number, name in enumerate(MODALITIES)
+        if (features.modalities == number).any()
     )
     silhouette = f"; silhouette by class {numbers['silhouette']:.2f}" if "silhouette" in numbers else ""
     neighbours = int(numbers["neighbours"])

@@ -29,14 +29,17 @@ TITLE_LINE = 0.16
 MOST_SIDE = 1.6
 # Of a tile, between still images.
 STILL_GAP = 0.08
+# For data with up to twelve classes: readable on both grounds, as the series are.
+MORE = ("#8f6b46", "#6f961c", "#7f6fe0", "#cf4a9c")
 # Of the picture drawn over a frame; the rest is the frame in grey.
 OVERLAY = 0.5
 
 
 def palette(count: int) -> list[tuple[float, ...]]:
-    """As many distinct colours as asked for; beyond eight they are steps around the colour circle."""
-    if count <= len(SERIES):
-        return [to_rgb(color) for color in SERIES[:count]]
+    """As many distinct colours as asked for; beyond twelve they are steps around the colour circle."""
+    known = (*SERIES, *MORE)
+    if count <= len(known):
+        return [to_rgb(color) for color in known[:count]]
     return [tuple(color[:3]) for color in matplotlib.colormaps["hsv"](np.linspace(0, 1, count, endpoint=False))]
 
 

@@ -26,10 +26,13 @@ CLASSES = ("happiness", "sadness", "fear")
 def tiny_run(tmp_path: Path) -> Callable[..., Path]:
     """Writes a run over three test stills and three test clips of 32 pixels, with a checkpoint of random weights."""
 
-    def make(name: str = "run", task: str = "finetune", **values: object) -> Path:
+    def make(name: str = "run", task: str = "finetune", only: str | None = None, **values: object) -> Path:
         write_media(tmp_path)
         run = tmp_path / name
         merged = run_values(tmp_path, run, task) | values
+        if only is not None:
+            merged["data"]["sources"] = [source for source in merged["data"]["sources"] if source["name"] == only]
+            merged["batch"] = {"per_step": {only: 4}}
         merged["model"] = merged["model"] | {"moae": {"num_experts": 4, "top_k": 2, "zero_init": False}}
         config = Config.model_validate(merged)
         run.mkdir()

@@ -15,7 +15,7 @@ import pytest
 from s4d.analysis.pictures.drawing.experts import shown_layers
 from s4d.analysis.pictures.drawing.parts import picture_parts
 from s4d.analysis.pictures.drawing.tiles import OVERLAY, overlaid, palette, slice_frames
-from s4d.analysis.pictures.record import FIELDS, Pictures, SourcePictures, read_pictures, write_pictures
+from s4d.analysis.pictures.record import FIELDS, FeatureMap, Pictures, SourcePictures, read_pictures, write_pictures
 from s4d.analysis.report import write_report
 from s4d.errors import DataError
 
@@ -113,6 +113,14 @@ def test_a_model_without_experts_and_stills_alone(source_of: Callable[..., Sourc
     stills = source_of("image", layers=(), drawn=1)
     parts = picture_parts(Pictures(checkpoint="c", sources=(stills,), features=None))
     assert list(parts) == ["Where attention rests"]
+
+
+def test_a_map_of_one_modality_speaks_of_one(features_of: Callable[..., FeatureMap]) -> None:
+    features = features_of()
+    numbers = {name: value for name, value in features.numbers.items() if "across" not in name and "other" not in name}
+    alone = replace(features, modalities=np.ones_like(features.modalities), numbers=numbers)
+    alt = picture_parts(Pictures(checkpoint="c", sources=(), features=alone))["Features of test samples"][0].alt
+    assert "20 videos" in alt and "image" not in alt and "other modality" not in alt
 
 
 def test_many_layers_are_thinned_and_it_is_said(source_of: Callable[..., SourcePictures]) -> None:

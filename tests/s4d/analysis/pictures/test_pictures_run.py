@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from s4d.analysis.pictures.collect import choose, collect_pictures
+from s4d.analysis.pictures.drawing.parts import picture_parts
 from s4d.analysis.pictures.record import read_pictures
 from s4d.cli import main
 from s4d.config import load
@@ -87,6 +88,14 @@ def test_a_cap_on_the_map_is_kept_and_two_walks_agree(tiny_run: Callable[..., Pa
     assert first.sources[0].layers == () and first.sources[0].expert_counts.shape == (0, 2, 2, 0)
     for one, other in zip(first.sources, second.sources, strict=True):
         assert one.drawn == other.drawn and np.array_equal(one.relevance, other.relevance)
+
+
+def test_a_run_of_clips_alone(tiny_run: Callable[..., Path]) -> None:
+    found = collect_pictures(tiny_run(mode="single", only="clips"), samples=600, device=CPU)
+    assert [source.modality for source in found.sources] == ["video"]
+    # Three samples are no map.
+    assert found.features is None
+    assert list(picture_parts(found)) == ["Where attention rests", "Classes over time"]
 
 
 def test_what_cannot_be_pictured_is_said(tiny_run: Callable[..., Path], tmp_path: Path) -> None:
