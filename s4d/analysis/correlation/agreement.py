@@ -1,12 +1,14 @@
 """How far the gradients of two tasks agree, from inner products of the gradients of disjoint batches.
 
-Letters: P pairs of batches. The four gradients of a pair are those of two batches of images and two of clips.
+Letters: P pairs of batches, m = 2 P batches of each task, no sample in two of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,17 @@ from numpy.typing import NDArray
 IMAGES, CLIPS = (0, 1), (2, 3)
 
 Floats = NDArray[np.float64]
+
+
+class Products(NamedTuple):
+    """Inner products of gradients over some weights: of each pair's four, and of the two tasks' sums over all batches.
+
+    `pairs` (P, 4, 4) is in the order image, image, clip, clip batch, `sums` (2, 2) images before clips. Those of more
+    weights are the sums of those of their parts.
+    """
+
+    pairs: Floats
+    sums: Floats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,13 +56,19 @@ class Agreement:
         return {name: None if value != value else value for name, value in values.items()}
 
 
-def agreement(products: Floats) -> Agreement:
-    """From inner products (P, 4, 4) in the order images, images, clips, clips."""
-    if products.ndim != 3 or products.shape[1:] != (4, 4):
-        raise ValueError(f"products: expected (pairs, 4, 4), got {products.shape}")
-    across = np.concatenate([_cosines(products, image, clip) for image, clip in zip(IMAGES, CLIPS, strict=True)])
-    across = across[~np.isnan(across)]
-    squares = np.einsum("pii->pi", products)
+def total(parts: Sequence[Products]) -> Products:
+    """Products over all weights of the parts."""
+    return Products(*(np.sum(tables, axis=0) for tables in zip(*parts, strict=True)))
+
+
+def agreement(products: Products) -> Agreement:
+    """Of the gradients with these inner products."""
+    pairs = products.pairs
+    if pairs.ndim != 3 or pairs.shape[1:] != (4, 4) or products.sums.shape != (2, 2):
+        raise ValueError(f"products: expected (pairs, 4, 4) and (2, 2), got {pairs.shape} and {products.sums.shape}")
+    across = np.concatenate([_cosines(pairs, image, clip) for image, clip in zip(IMAGES, CLIPS, strict=True)])
+    across = _defined(across)
+    squares = np.einsum("pii->pi", pairs)
     both = (squares > 0).all(1)
     ratios = np.log(squares[both][:, CLIPS] / squares[both][:, IMAGES]) / 2
     return Agreement(
@@ -58,25 +77,27 @@ def agreement(products: Floats) -> Agreement:
         negative_share=_mean(across < 0),
         batches=len(across),
         norm_ratio=float(np.exp(_mean(ratios))),
-        images=_mean(_defined(_cosines(products, *IMAGES))),
-        clips=_mean(_defined(_cosines(products, *CLIPS))),
-        corrected=_corrected(products),
+        images=_mean(_defined(_cosines(pairs, *IMAGES))),
+        clips=_mean(_defined(_cosines(pairs, *CLIPS))),
+        corrected=_corrected(squares, products.sums),
     )
 
 
-def _corrected(products: Floats) -> float:
+def _corrected(squares: Floats, sums: Floats) -> float:
     """Products of different batches have no noise in common, so their means estimate those of expected gradients."""
-    within = products[:, IMAGES[0], IMAGES[1]].mean() * products[:, CLIPS[0], CLIPS[1]].mean()
-    if products[:, IMAGES[0], IMAGES[1]].mean() <= 0 or within <= 0:
+    batches = 2 * len(squares)
+    own = [float(squares[:, places].sum()) for places in (IMAGES, CLIPS)]
+    within = [(sums[task, task] - own[task]) / (batches * (batches - 1)) for task in range(2)]
+    if min(within) <= 0:
         return float("nan")
-    return float(products[:, :2, 2:].mean() / np.sqrt(within))
+    return float(sums[0, 1] / batches**2 / np.sqrt(within[0] * within[1]))
 
 
-def _cosines(products: Floats, first: int, second: int) -> Floats:
+def _cosines(pairs: Floats, first: int, second: int) -> Floats:
     """Cosine in each pair; NaN where one of the two gradients is zero."""
-    lengths = np.sqrt(products[:, first, first] * products[:, second, second])
+    lengths = np.sqrt(pairs[:, first, first] * pairs[:, second, second])
     with np.errstate(invalid="ignore", divide="ignore"):
-        values: Floats = np.where(lengths > 0, products[:, first, second] / lengths, np.nan)
+        values: Floats = np.where(lengths > 0, pairs[:, first, second] / lengths, np.nan)
     return values
 
 

@@ -49,7 +49,7 @@ def _lines(study: GradientStudy) -> Picture:
     rows = -(-len(names) // columns)
 
     def draw(figure: Figure) -> None:
-        panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, squeeze=True)).flatten()
+        panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=True)).flatten()
         for axes, name in zip(panels, names, strict=False):
             for run, color in zip(study.runs, SERIES * len(study.runs), strict=False):
                 if found := _of_kind(run, name):
@@ -73,8 +73,8 @@ def _lines(study: GradientStudy) -> Picture:
         draw,
         size=(3.2 * columns, 2.5 * rows + 0.2),
         alt=f"Line charts of the cosine between the tasks' gradients over steps. All shared weights: {told}.",
-        caption="Cosine between the gradients of the images' and the clips' loss: mean and standard "
-        f"deviation over {study.batches} batches of each task. Dashed: geometric mean of the cosines between two "
+        caption="Cosine between the gradients of the images' and the clips' loss: mean and two "
+        "standard errors over the batches. Dashed: geometric mean of the cosines between two "
         "batches of one task, all that the noise of batches leaves to be reached.",
     )
 
@@ -89,7 +89,7 @@ def _of_kind(run: RunGradients, name: str) -> list[tuple[int, Agreement]]:
 def _line(axes: Axes, found: Sequence[tuple[int, Agreement]], color: str, label: str) -> None:
     steps = np.array([step for step, _ in found])
     mean = np.array([item.cosine for _, item in found])
-    spread = np.nan_to_num(np.array([item.deviation for _, item in found]))
+    spread = np.nan_to_num([2 * item.deviation / math.sqrt(max(1, item.batches)) for _, item in found])
     axes.plot(steps, mean, color=color, marker="o", markersize=3.5, label=label)
     axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.18, linewidth=0)
     ceiling = [math.sqrt(item.images * item.clips) if min(item.images, item.clips) > 0 else 0 for _, item in found]

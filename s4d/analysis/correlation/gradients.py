@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s4d.analysis.correlation.agreement import Agreement, agreement
+from s4d.analysis.correlation.agreement import Agreement, Products, agreement, total
 from s4d.analysis.correlation.gradient_batches import PLACES, PairedBatches
 from s4d.analysis.correlation.parameter_kinds import KINDS, Part, layer_order, shared_part
 from s4d.analysis.correlation.run_names import run_names
@@ -30,7 +30,6 @@ from s4d.tasks.finetune import FinetuneTask
 BATCHES = 8
 SAMPLES = 32
 
-Products = dict[Part, NDArray[np.float64]]
 Progress = Callable[[int, int], None]
 
 
@@ -72,7 +71,7 @@ class RunGradients:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GradientStudy:
-    """The runs compared; `batches` of each task at every checkpoint, drawn by `seed`."""
+    """The runs compared on at most `batches` of each task at every checkpoint, drawn by `seed`."""
 
     runs: tuple[RunGradients, ...]
     batches: int
@@ -95,37 +94,34 @@ def gradient_study(
 ) -> GradientStudy:
     """Gradients at all kept checkpoints of fine-tuning runs with images and clips; `names` are what to call the runs.
 
-    `batches` (even) are of each task, of at most `samples` of each source. UsageError for runs without both
-    modalities, DataError for checkpoints that cannot be read or do not fit.
+    At most `batches` (even) are taken of each task, of at most `samples` of each source. UsageError for runs without
+    both modalities, DataError for checkpoints that cannot be read or do not fit.
     """
     if batches < 2 or batches % 2:
         raise UsageError(f"batches: expected an even number from 2 on, got {batches}")
     if samples < 1:
         raise UsageError(f"samples: expected at least 1, got {samples}")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    configs = [_config(run, seed) for run in runs]
+    drawn_of = [PairedBatches(_config(run, seed), batches // 2, samples) for run in runs]
     kept = [checkpoints(run) for run in runs]
-    total, done, found = sum(map(len, kept)) * batches // 2, 0, []
-    for name, config, folders in zip(names or run_names(runs), configs, kept, strict=True):
-        drawn = PairedBatches(config, batches // 2, samples)
-        task = restore_task(config, read_config(folders[0]), device=device)
+    work = sum(drawn.pairs * len(folders) for drawn, folders in zip(drawn_of, kept, strict=True))
+    done, found = 0, []
+    for name, drawn, folders in zip(names or run_names(runs), drawn_of, kept, strict=True):
+        config = drawn.config
+        # Older checkpoints do not state their loss weights, which are not used here.
+        described = read_config(folders[0]) | {"loss_weights": dict.fromkeys(MODALITIES, 1.0)}
+        task = restore_task(config, described, device=device)
         assert isinstance(task, FinetuneTask)
-        tables: list[list[Products]] = [[] for _ in folders]
-        for pair in drawn:
-            for folder, table in zip(folders, tables, strict=True):
-                _load(task, folder)
-                table.append(inner_products(_gradients(task, pair)))
+        pairs, checked = list(drawn), []
+        for folder in folders:
+            _load(task, folder)
+            table = GradientTable()
+            for pair in pairs:
+                table.add(_gradients(task, pair))
                 done += 1
-                progress(done, total)
-        measured = zip(folders, tables, strict=True)
-        found.append(
-            RunGradients(
-                run=name,
-                mode=config.mode,
-                samples=drawn.samples,
-                checkpoints=tuple(summarise(step_of(folder), table) for folder, table in measured),
-            )
-        )
+                progress(done, work)
+            checked.append(summarise(step_of(folder), table.products()))
+        found.append(RunGradients(run=name, mode=config.mode, samples=drawn.samples, checkpoints=tuple(checked)))
     return GradientStudy(runs=tuple(found), batches=batches, seed=seed)
 
 
@@ -143,34 +139,59 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def inner_products(gradients: Sequence[Mapping[str, Tensor]]) -> Products:
-    """Tables (n, n) of inner products of n gradients by part, in float64; heads are left out."""
-    tables: Products = {}
-    for name, first in gradients[0].items():
-        part = shared_part(name)
-        if part is not None:
-            rows = torch.stack([first, *(other[name] for other in gradients[1:])]).flatten(1).double()
-            tables[part] = tables.get(part, 0.0) + (rows @ rows.T).cpu().numpy()
-    return tables
+class GradientTable:
+    """Inner products of gradients by part, in float64; holds no gradients but their sums. Heads are left out."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[Part, list[NDArray[np.float64]]] = {}
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, pair: Sequence[Mapping[str, Tensor]]) -> None:
+        """Count the gradients of one pair of batches of each task, in the order of PLACES."""
+        tables: dict[Part, NDArray[np.float64]] = {}
+        for name in pair[0]:
+            part = shared_part(name)
+            if part is not None:
+                rows = torch.stack([gradient[name] for gradient in pair]).flatten(1)
+                tables[part] = tables.get(part, 0.0) + _inner(rows)
+                both = rows.view(2, 2, -1).sum(1)
+                self._sums[name] = self._sums[name] + both if name in self._sums else both
+        for part, table in tables.items():
+            self._pairs.setdefault(part, []).append(table)
+
+    def products(self) -> dict[Part, Products]:
+        """Of all pairs so far."""
+        sums = {part: np.zeros((2, 2)) for part in self._pairs}
+        for name, rows in self._sums.items():
+            part = shared_part(name)
+            assert part is not None
+            sums[part] += _inner(rows)
+        return {part: Products(np.stack(tables), sums[part]) for part, tables in self._pairs.items()}
 
 
-def summarise(step: int, pairs: Sequence[Products]) -> CheckpointGradients:
-    """Agreement at one checkpoint; inner products of a layer or kind are the sums of those of its parts."""
-    tables = {part: np.stack([pair[part] for pair in pairs]) for part in pairs[0]}
-    layers = layer_order({part.layer for part in tables})
-    kinds = [kind for kind in KINDS if any(part.kind == kind for part in tables)]
+def _inner(rows: Tensor) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = (rows.double() @ rows.double().T).cpu().numpy()
+    return values
 
-    def total(*, layer: str | None = None, kind: str | None = None) -> Agreement:
-        chosen = [table for part, table in tables.items() if layer in (None, part.layer) and kind in (None, part.kind)]
-        return agreement(np.sum(chosen, axis=0))
 
-    parts = sorted(tables, key=lambda part: (layers.index(part.layer), kinds.index(part.kind)))
+def summarise(step: int, products: Mapping[Part, Products]) -> CheckpointGradients:
+    """Agreement at one checkpoint, of every part and of the layers and kinds that they make up."""
+    layers = layer_order({part.layer for part in products})
+    kinds = [kind for kind in KINDS if any(part.kind == kind for part in products)]
+
+    def of(*, layer: str | None = None, kind: str | None = None) -> Agreement:
+        chosen = (
+            found for part, found in products.items() if layer in (None, part.layer) and kind in (None, part.kind)
+        )
+        return agreement(total(list(chosen)))
+
+    parts = sorted(products, key=lambda part: (layers.index(part.layer), kinds.index(part.kind)))
     return CheckpointGradients(
         step=step,
-        shared=total(),
-        layers={layer: total(layer=layer) for layer in layers},
-        kinds={kind: total(kind=kind) for kind in kinds},
-        parts={part: agreement(tables[part]) for part in parts},
+        shared=of(),
+        layers={layer: of(layer=layer) for layer in layers},
+        kinds={kind: of(kind=kind) for kind in kinds},
+        parts={part: agreement(products[part]) for part in parts},
     )
 
 

@@ -14,6 +14,8 @@ from s4d.analysis.correlation.routing_numbers import Tested
 from s4d.analysis.picture import SERIES, Picture, draw_picture
 
 LIFTS = Scale(low=0.0, high=2.0, colours="RdBu_r", number="{:.2f}")
+# Distances that are all smaller are not drawn as if they were large.
+LEAST_SCALE = 0.1
 SIDES = {"image": "images", "video": "clips"}
 
 
@@ -50,8 +52,9 @@ def _distances(run: RunRouting) -> Picture:
             told = [item.adjusted for item in source.information]
             right.plot(blocks, told, color=color, marker="o", label=source.source)
         right.set_title("class told by the expert", loc="left")
-        for axes in (left, middle):
-            axes.set_ylim(-0.03, 1.03)
+        left.set_ylim(0, min(1.03, 1.15 * max(LEAST_SCALE, *(max(item.high, item.by_chance) for item in plain))))
+        middle.set_ylim(0, 1.03)
+        right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
         for axes in (left, middle, right):
             axes.set_xticks(blocks)
             axes.set_xlabel("block")
@@ -120,7 +123,7 @@ def _by_class(run: RunRouting) -> Picture:
     grid = Grid(values=values, rows=names, columns=blocks, title="distance by class", down="", across="")
     return heat_maps(
         [grid],
-        Scale(low=0.0, high=float(values.max()), colours="Blues", number="{:.2f}"),
+        Scale(low=0.0, high=max(LEAST_SCALE, float(values.max())), colours="Blues", number="{:.2f}"),
         alt=f"{run.run}: heat map of the routing distance between images and clips of one class; largest: {farthest}.",
         caption=f"{run.run}: Jensen-Shannon distance between the routing of images and clips of the same class; by "
         f"chance it stays below {chance:.2f} (mean over cells of the 95th percentile).",

@@ -15,10 +15,10 @@ GRADIENTS = (
     "At every checkpoint that a run kept, the gradients of the images' and of the clips' cross-entropy are taken on "
     "training batches, augmented as in training, the same at every checkpoint and for every run that reads the same "
     "data; loss weights and the balance term are left out, and so are the heads, which no task shares. Cosines are "
-    "over all weights of a layer, or of a kind in all layers; below 0 a step for one task undoes the other's. Batches "
-    "come in pairs without a sample in common: the cosine between two batches of one task is the ceiling that noise "
-    "leaves. The corrected cosine takes that noise out: mean product of images' and clips' gradients over the root of "
-    "the mean products of each task's paired batches. Norms is the mean ratio of the clips' gradient to the images'."
+    "over all weights of a layer, or of a kind in all layers; below 0 a step for one task undoes the other's. No "
+    "sample is in two batches: the cosine between two batches of one task is the ceiling that noise leaves. The "
+    "corrected cosine takes that noise out: mean product of images' and clips' gradients over the root of the mean "
+    "products of different batches of each task. Norms is the mean ratio of the clips' gradient to the images'."
 )
 ROUTING = (
     "Every token of every view of the test samples chooses its experts without router noise. A sample's routing is the "

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_project import run_values, write_media
 
-from s4d.analysis.correlation.agreement import agreement
+from s4d.analysis.correlation.agreement import Products, agreement
 from s4d.analysis.correlation.gradient_batches import PairedBatches
-from s4d.analysis.correlation.gradients import gradient_study, inner_products, summarise, task_gradient
+from s4d.analysis.correlation.gradients import GradientTable, gradient_study, summarise, task_gradient
 from s4d.analysis.correlation.parameter_kinds import Part, shared_part
 from s4d.analysis.correlation.run_names import run_names
 from s4d.config import load
@@ -22,9 +23,10 @@ from s4d.tasks.finetune import FinetuneTask
 MakeRun = Callable[..., Path]
 
 
-def products_of(vectors: np.ndarray) -> np.ndarray:
-    """Inner products (P, 4, 4) of vectors (P, 4, d)."""
-    return np.einsum("pid,pjd->pij", vectors, vectors)
+def products_of(vectors: np.ndarray) -> Products:
+    """Inner products of gradients (P, 4, d)."""
+    sums = np.stack([vectors[:, :2].sum((0, 1)), vectors[:, 2:].sum((0, 1))])
+    return Products(np.einsum("pid,pjd->pij", vectors, vectors), sums @ sums.T)
 
 
 def test_agreement_by_hand() -> None:
@@ -71,12 +73,12 @@ def test_planted_agreement_and_conflict_by_layer_and_kind() -> None:
         "blocks.10.moae.noise_bias": -1,
         "head.clips.weight": 1,
     }
-    pairs = []
+    table = GradientTable()
+    values = {name: torch.from_numpy(rng.normal(size=(5, 2))) for name in signs}
     for _ in range(3):
-        values = {name: torch.from_numpy(rng.normal(size=(5, 2))) for name in signs}
         still, clip = values, {name: signs[name] * value for name, value in values.items()}
-        pairs.append(inner_products([still, still, clip, clip]))
-    found = summarise(40, pairs)
+        table.add([still, still, clip, clip])
+    found = summarise(40, table.products())
     assert {name: round(item.cosine, 9) for name, item in found.layers.items() if name != "block 0"} == {
         "embedding": 1,
         "block 10": -1,
@@ -126,17 +128,29 @@ def test_a_gradient_is_that_of_one_task_alone(make_run: MakeRun) -> None:
         torch.testing.assert_close(gradient["blocks.0.attn.qkv.weight"], wanted)
 
 
-def test_pairs_share_no_sample_and_no_training_seed(make_run: MakeRun) -> None:
-    runs = [make_run("first", seed=1), make_run("second", seed=2, batch={"per_step": {"stills": 8, "clips": 6}})]
+@pytest.fixture(scope="module")
+def more_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty-three training images and seventeen training clips."""
+    root = tmp_path_factory.mktemp("more-media")
+    write_media(root, images=36, clips=20)
+    return root
+
+
+def test_batches_share_no_sample_and_no_training_seed(make_run: MakeRun, more_media: Path) -> None:
+    data = run_values(more_media, more_media)["data"]
+    runs = [
+        make_run("first", seed=1, data=data),
+        make_run("second", seed=2, data=data, batch={"per_step": {"stills": 8, "clips": 6}}),
+    ]
     drawn = []
     for run in runs:
-        batches = PairedBatches(load(run / "config.yaml", ["seed=0"]), 3, 3)
-        assert batches.samples == {"stills": 3, "clips": 3}
-        pairs = list(batches)
-        for stills, more_stills, clips, more_clips in pairs:
-            assert len({*stills.sample_ids, *more_stills.sample_ids}) == 6
-            assert len({*clips.sample_ids, *more_clips.sample_ids}) == 6
-        drawn.append([batch for pair in pairs for batch in pair])
+        batches = PairedBatches(load(run / "config.yaml", ["seed=0"]), 5, 4)
+        # Seventeen clips make four batches of four.
+        assert batches.pairs == 2 and batches.samples == {"stills": 4, "clips": 4}
+        for places in ((0, 1), (2, 3)):
+            ids = [name for pair in batches for place in places for name in pair[place].sample_ids]
+            assert len(ids) == len(set(ids)) == 16
+        drawn.append([batch for pair in batches for batch in pair])
     for first, second in zip(*drawn, strict=True):
         assert first.sample_ids == second.sample_ids
         assert torch.equal(first.groups[0].pixels, second.groups[0].pixels)
@@ -146,19 +160,23 @@ def test_pairs_share_no_sample_and_no_training_seed(make_run: MakeRun) -> None:
 def test_weighted_sampling_and_small_sources(make_run: MakeRun) -> None:
     run = make_run("run")
     weighted = load(run / "config.yaml", ["data.sources.0.sampling=balanced", "batch.per_step.stills=8"])
-    for stills, more_stills, *_ in PairedBatches(weighted, 2, 100):
-        assert not set(stills.sample_ids) & set(more_stills.sample_ids)
+    images, more_images, *_ = next(iter(PairedBatches(weighted, 1, 100)))
+    assert not set(images.sample_ids) & set(more_images.sample_ids)
     # Seven clips make two batches of three; in pairs for mixup, of two.
     settings = load(run / "config.yaml")
-    assert PairedBatches(settings, 1, 100).samples == {"stills": 4, "clips": 3}
+    assert PairedBatches(settings, 4, 100).samples == {"stills": 4, "clips": 3}
     mixed = load(run / "config.yaml", ["data.mix.mixup_alpha=0.8"])
-    assert PairedBatches(mixed, 1, 100).samples == {"stills": 4, "clips": 2}
-    with pytest.raises(DataError, match=r"stills\.csv.*two batches"):
+    assert PairedBatches(mixed, 4, 100).samples == {"stills": 4, "clips": 2}
+    with pytest.raises(DataError, match=r"stills\.csv: 9 training samples do not make 2 batches of 2"):
         PairedBatches(mixed, 1, 1)
 
 
-def test_study_of_two_runs(make_run: MakeRun) -> None:
-    runs = [make_run("vanilla", mode="multitask", steps=(5, 10)), make_run("moae", steps=(5,))]
+def test_study_of_two_runs(make_run: MakeRun, more_media: Path) -> None:
+    data = run_values(more_media, more_media)["data"]
+    runs = [
+        make_run("vanilla", mode="multitask", steps=(5, 10), data=data),
+        make_run("moae", steps=(5,), data=data),
+    ]
     seen: list[tuple[int, int]] = []
     study = gradient_study(runs, batches=4, samples=3, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(number, 6) for number in range(1, 7)]
