@@ -140,14 +140,13 @@ def draw_source(trained: TrainedModel, config: Config, walk: Walk, device: torch
     chosen = choose(walk.labels, walk.probabilities, names)
     rows = [row for row, _ in chosen]
     batches = EvalBatches(config, _subset(source, walk.places[rows].tolist()), 0, 1)
-    parts = [
-        _drawn_arrays(trained, item.batch.to(device), source.config.name, (item.weights > 0).tolist())
-        for item in batches
-    ]
-    _refuse(batches)
+    parts: list[dict[str, Tensor]] = []
+    for item in batches:
+        wanted = (item.samples >= 0).tolist()
+        if (item.weights > 0).tolist() != wanted:
+            raise DataError(batches.refused or f"{source.config.manifest}: a sample could be read once, but not again")
+        parts.append(_drawn_arrays(trained, item.batch.to(device), source.config.name, wanted))
     arrays = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
-    if len(arrays["frames"]) != len(rows):
-        raise DataError(f"{source.config.manifest}: a sample of split 'test' could be read once, but not again")
     predicted = walk.probabilities.argmax(1)
     return SourcePictures(
         source=source.config.name,
@@ -187,7 +186,7 @@ def _subset(source: Source, places: Sequence[int]) -> Source:
 
 
 def _drawn_arrays(trained: TrainedModel, batch: PackedBatch, head: str, there: Sequence[bool]) -> dict[str, Tensor]:
-    """Frames, relevance, slice probabilities and first choices of the sequences that are `there`."""
+    """Frames, relevance, slice probabilities and first choices of the sequences that are `there`, one at least."""
     with traced(trained.module) as trace:
         output: ClassifierOutput = trained.module(batch)
     assert trace.tokens is not None
@@ -198,11 +197,10 @@ def _drawn_arrays(trained: TrainedModel, batch: PackedBatch, head: str, there: S
     heads = trained.arch.num_heads
     relevance = [pooled_relevance([layer[number] for layer in layers], heads) for number in kept]
     probabilities = [slice_probabilities(trained.module, tokens[number], slices, head) for number in kept]
-    empty = batch.groups[0].pixels[:0]
     return {
         "frames": batch.groups[0].pixels[kept],
-        "relevance": torch.stack(relevance).view(-1, slices, *side) if kept else empty,
-        "slice_probabilities": torch.stack(probabilities) if kept else empty,
+        "relevance": torch.stack(relevance).view(-1, slices, *side),
+        "slice_probabilities": torch.stack(probabilities),
         "experts": first_choices(output.routing, grid).to(torch.int16)[kept],
     }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from s4d.analysis.pictures import collect
 from s4d.analysis.pictures.collect import choose, collect_pictures
 from s4d.analysis.pictures.drawing.parts import picture_parts
 from s4d.analysis.pictures.record import read_pictures
@@ -96,6 +98,27 @@ def test_a_run_of_clips_alone(tiny_run: Callable[..., Path]) -> None:
     # Three samples are no map.
     assert found.features is None
     assert list(picture_parts(found)) == ["Where attention rests", "Classes over time"]
+
+
+@pytest.mark.parametrize(("on_error", "expected"), [("skip", "read once, but not again"), ("error", "clips/")])
+def test_a_file_that_goes_while_it_is_drawn(
+    tiny_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, on_error: str, expected: str
+) -> None:
+    run = tiny_run(only="clips")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("on_error: error", f"on_error: {on_error}"))
+
+    def walk_and_damage(*given: Any) -> collect.Walk:
+        walk = walk_source(*given)
+        for row in walk.source.rows:
+            for frame in (walk.source.root / row.path).iterdir():
+                frame.write_bytes(b"gone")
+        return walk
+
+    walk_source = collect.walk_source
+    monkeypatch.setattr(collect, "walk_source", walk_and_damage)
+    with pytest.raises(DataError, match=expected):
+        collect_pictures(run, samples=600, device=CPU)
 
 
 def test_what_cannot_be_pictured_is_said(tiny_run: Callable[..., Path], tmp_path: Path) -> None:
