@@ -8,6 +8,7 @@ import typer
 
 from s4d.cli import (
     analyze_compare,
+    analyze_correlation,
     analyze_pictures,
     bench,
     bench_compare,
@@ -96,13 +97,17 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         "Measure where time goes.",
         {"data": profile_data.data, "step": profile_step.step, "scaling": profile_scaling.scaling},
     ),
-    "analyze": (
-        "Compare and look into finished runs.",
-        {"compare": analyze_compare.compare, "pictures": analyze_pictures.pictures},
-    ),
     "science": (
         "Put the claims of the method to the test on generated faces.",
         {"run": science.run, "table": science.table},
+    ),
+    "analyze": (
+        "Compare and look into finished runs.",
+        {
+            "compare": analyze_compare.compare,
+            "correlation": analyze_correlation.correlation,
+            "pictures": analyze_pictures.pictures,
+        },
     ),
     "config": (
         "Show, document and compare configurations.",

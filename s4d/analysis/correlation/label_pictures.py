@@ -43,33 +43,36 @@ def _tables(table: MatrixCorrelation, shown: str) -> Picture:
 
 
 def _entries(table: MatrixCorrelation, shown: str) -> Picture:
-    same = np.eye(len(table.classes), dtype=np.bool_)
+    beside = ~np.eye(len(table.classes), dtype=np.bool_)
+    static, dynamic = table.static[beside], table.dynamic[beside]
+    top = 1.08 * float(max(static.max(), dynamic.max()))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for index, (name, chosen) in enumerate((("confusions", ~same), ("true class", same))):
-            axes.scatter(table.static[chosen], table.dynamic[chosen], s=18, color=SERIES[index], label=name)
-        top = float(max(table.static[~same].max(), table.dynamic[~same].max()))
-        strongest = np.argsort(-np.where(same, -1, table.static * table.dynamic), axis=None)[:3]
-        for row, column in (np.unravel_index(place, same.shape) for place in strongest):
-            place = (table.static[row, column], table.dynamic[row, column])
-            text = f"{table.classes[row]} as {table.classes[column]}"
-            axes.annotate(text, place, (5, 3), textcoords="offset points", fontsize=7)
-        whole = float(max(table.static.max(), table.dynamic.max()))
-        axes.plot((0, max(whole, top)), (0, max(whole, top)), color="#888888", linestyle=":", linewidth=1.2)
+        axes.plot((0, top), (0, top), color="#888888", linestyle=":", linewidth=1.2)
+        axes.scatter(static, dynamic, s=20, color=SERIES[0], alpha=0.8, linewidths=0)
+        axes.set_xlim(0, top)
+        axes.set_ylim(0, top)
         axes.set_xlabel(f"static head, {shown}")
         axes.set_ylabel("dynamic head, clips")
         axes.grid()
-        axes.legend(loc="lower right")
         axes.set_title(f"Confusions: r = {written(table.beside['pearson'])}", loc="left")
 
     return draw_picture(
         draw,
         size=(4.8, 4.0),
-        alt=f"Scatter of mean predicted probabilities; off the diagonal Pearson {written(table.beside['pearson'])}, "
+        alt=f"Scatter of mean predicted probabilities of wrong classes; Pearson {written(table.beside['pearson'])}, "
         f"Spearman {written(table.beside['spearman'])}.",
-        caption="One point for each true and predicted class; the three confusions that both share most are named.",
+        caption="Mean probability of a wrong class, one point for each pair of classes. Strongest for both: "
+        f"{_strongest(table)}.",
     )
+
+
+def _strongest(table: MatrixCorrelation) -> str:
+    """The three wrong classes that the less sure of the two heads gives most to."""
+    common = np.where(np.eye(len(table.classes), dtype=np.bool_), -1.0, np.minimum(table.static, table.dynamic))
+    places = [divmod(int(place), len(table.classes)) for place in np.argsort(-common, axis=None, kind="stable")[:3]]
+    return ", ".join(f"{table.classes[true]} as {table.classes[said]}" for true, said in places)
 
 
 def _clips(found: SampleCorrelation) -> Picture:

@@ -14,6 +14,8 @@ from s4d.atomic_files import write_atomically
 from s4d.json_text import finite, to_json
 
 TEMPLATE = "correlation/page.html.j2"
+# Pixels; wider pictures have a row of their own.
+WIDE = 520
 PAGE, NUMBERS = "correlation.html", "correlation.json"
 
 
@@ -72,6 +74,7 @@ def write_study(
         tiles=[(value, name) for part in parts for name, value in part.headline.items()],
         notes=_notes(cast, split, shown),
         parts=parts,
+        wide=WIDE,
     )
     write_atomically(out / NUMBERS, to_json(numbers))
     write_atomically(out / PAGE, page)

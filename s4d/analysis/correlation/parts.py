@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ TRANSFER = (
     "sees every image held for the length of a clip. Samples of classes that only one head has are left out, and "
     "probabilities are scaled to sum to 1 on the shared classes, on own media as on foreign. Intervals are 95 % "
     "bootstrap intervals over samples; the gap is paired, on the same samples. Retained is (UAR of the other head - "
-    "chance) / (UAR of the own head - chance)."
+    "chance) / (UAR of the own head - chance). The last column is the probability on classes that are not shared."
 )
 REPRESENTATION = (
     "Class centroids are means of the pooled features of the test images and clips of each shared class, each "
@@ -50,7 +51,7 @@ SCALING = (
 def transfer_part(study: TransferStudy) -> Part:
     """Part (a)."""
     scores = Table(
-        columns=("head and media", "run", "samples", "UAR", "95 %", "WAR", "95 %", "on classes not shared"),
+        columns=("head and media", "run", "samples", "UAR", "95 %", "WAR", "95 %", "not shared"),
         rows=tuple(
             (
                 way(verdict),
@@ -129,16 +130,16 @@ def label_part(study: LabelStudy) -> Part:
     """Part (e)."""
     tables = Table(
         columns=(
-            "mean predictions by class, against clips",
+            "against clips",
             *(f"{kind}, {of}" for of in ("all", "confusions") for kind in KINDS),
-            "p",
+            *(f"p ({kind})" for kind in KINDS),
         ),
         rows=tuple(
             (
                 f"static head on {name}",
                 *(written(table.entries[kind]) for kind in KINDS),
                 *(written(table.beside[kind]) for kind in KINDS),
-                " / ".join("-" if table.p_value[kind] is None else f"{table.p_value[kind]:.3g}" for kind in KINDS),
+                *("-" if (p := table.p_value[kind]) is None else f"{p:.2g}" for kind in KINDS),
             )
             for name, table in study.tables.items()
         ),
@@ -180,30 +181,35 @@ def label_part(study: LabelStudy) -> Part:
 
 def scaling_part(folder: Path) -> Part:
     """Part (f), from a folder of results of the experiment; DataError if it has none of the scaling."""
+    from s4d.science.arms import arm_named
     from s4d.science.curves import SET_TITLES, scaling_picture
-    from s4d.science.table import read_results, scaling, spread
+    from s4d.science.table import arms_in, read_results
 
     results = read_results(folder)
     points = []
-    for share, arm in scaling(results):
-        found = {source: spread(results, arm, source, "uar") for source in SET_TITLES}
-        points.append((share, arm, {source: item for source, item in found.items() if item is not None}))
+    for name in arms_in(results, "scaling"):
+        own = [result for result in results if result.arm == name]
+        uar = {
+            source: [value for result in own if (value := result.score(source, "uar")) is not None]
+            for source in SET_TITLES
+        }
+        points.append((arm_named(name).stills, name, [result.seed for result in own], uar))
     if not points:
         raise DataError(f"{folder}: holds no result of the arms with a share of the stills")
     numbers = [
         {
             "share_of_stills": share,
             "arm": arm,
+            "seeds": seeds,
             "uar": {
-                source: {"mean": item.mean, "deviation": item.deviation, "values": list(item.values)}
-                for source, item in found.items()
+                source: {"mean": statistics.mean(values) if values else None, "values": values}
+                for source, values in uar.items()
             },
         }
-        for share, arm, found in points
+        for share, arm, seeds, uar in points
     ]
     rows = tuple(
-        (f"{share:.4g}", *(_spread(found[source].values) if source in found else "-" for source in SET_TITLES))
-        for share, _, found in points
+        (f"{share:.1%} ({name})", *(_spread(values) for values in uar.values())) for share, name, _, uar in points
     )
     return Part(
         key="scaling",
@@ -217,7 +223,9 @@ def scaling_part(folder: Path) -> Part:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.1%} ({', '.join(f'{value:.1%}' for value in values)})"
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.1%} ({', '.join(f'{value:.1%}' for value in values)})"
 
 
 def _with_interval(found: Interval) -> tuple[str, str]:

@@ -17,6 +17,12 @@ from s4d.analysis.correlation.features import Observed, same_samples
 from s4d.analysis.correlation.similarity import Cka, linear_cka
 
 PAIRINGS = 5
+SHOWN = {
+    "images": "images",
+    "frames": "frames of clips",
+    "clips": "clips",
+    "stilled": "stilled images",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +159,7 @@ def between_runs(first: str, second: str, showing: str, one: Observed, other: Ob
     return Comparison(
         first=f"{first}: {showing}",
         second=f"{second}: {showing}",
-        pairs=f"the same {showing}",
+        pairs=f"the same {SHOWN[showing]}",
         cka=linear_cka(one.blocks[:, rows[0]], other.blocks[:, rows[1]]),
     )
 
