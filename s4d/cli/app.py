@@ -9,7 +9,9 @@ import typer
 from s4d.cli import (
     analyze_compare,
     analyze_correlation,
+    analyze_gradients,
     analyze_pictures,
+    analyze_routing,
     bench,
     bench_compare,
     bench_compile,
@@ -106,6 +108,8 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         {
             "compare": analyze_compare.compare,
             "correlation": analyze_correlation.correlation,
+            "gradients": analyze_gradients.gradients,
+            "routing": analyze_routing.routing,
             "pictures": analyze_pictures.pictures,
         },
     ),
