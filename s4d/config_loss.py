@@ -24,6 +24,12 @@ class LossConfig(Section):
         description="fine-tuning: weight of the divergence of a clip's prediction from what the static heads, which "
         "take no gradient from it, say of the same clip, over the classes of one name",
     )
+    cross_labels: float = Field(
+        default=0.0,
+        ge=0,
+        description="fine-tuning: weight of the cross-entropy of the clips' heads on stills, and of the static heads "
+        "on clips, over the classes of one name",
+    )
     motion: float = Field(
         default=0.0,
         ge=0,
@@ -34,11 +40,12 @@ class LossConfig(Section):
         """Why a term that is on cannot be part of a run; None if all can."""
         if task == "finetune" and self.motion > 0:
             return "loss.motion: fine-tuning reconstructs no frames"
-        if task == "pretrain" and (self.logit_adjustment > 0 or self.static_distillation > 0):
-            name = "logit_adjustment" if self.logit_adjustment > 0 else "static_distillation"
-            return f"loss.{name}: pre-training has no heads"
-        if self.static_distillation > 0 and set(modalities) != {"image", "video"}:
-            return "loss.static_distillation: needs an image source and a video source"
+        between_heads = [name for name in ("static_distillation", "cross_labels") if getattr(self, name) > 0]
+        of_heads = [*(["logit_adjustment"] if self.logit_adjustment > 0 else []), *between_heads]
+        if task == "pretrain" and of_heads:
+            return f"loss.{of_heads[0]}: pre-training has no heads"
+        if between_heads and set(modalities) != {"image", "video"}:
+            return f"loss.{between_heads[0]}: needs an image source and a video source"
         if self.motion > 0 and ("video" not in modalities or tubelet_size < 2):
             return "loss.motion: needs a video source and tubelets of two frames or more"
         return None

@@ -42,6 +42,7 @@ RECIPES: dict[tuple[str, str], dict[str, Value]] = {
 ADDED = (
     "loss.logit_adjustment",
     "loss.static_distillation",
+    "loss.cross_labels",
     "loss.motion",
     "model.moae.modality_prior",
     "model.moae.shared_experts",

@@ -77,4 +77,17 @@ VARIATIONS: tuple[Variation, ...] = (
         ),
         source='Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, from one head to another',
     ),
+    Variation(
+        name="cross-labels",
+        title="labels across modalities",
+        overrides=("loss.cross_labels=0.5",),
+        sentence=(
+            "The clips' head is trained on stills too, and the static head on clips, over the classes both have by "
+            "name: a head of few clips so has the labels of all stills, at the price of a softmax."
+        ),
+        source=(
+            'joint training: Zhang et al., "Co-training Transformer with Videos and Images Improves Action '
+            'Recognition", 2021, there with heads apart'
+        ),
+    ),
 )

@@ -22,11 +22,13 @@ from s4d.models.weights import load_initial
 from s4d.tasks.balance import choice_counts, release_shares, switch_shares
 from s4d.tasks.base import StepOutput
 from s4d.tasks.collective import is_distributed, sum_over_ranks
-from s4d.tasks.distillation import SharedClasses, distillation_share, shared_classes
+from s4d.tasks.cross_labels import cross_label_shares
+from s4d.tasks.distillation import distillation_share
 from s4d.tasks.evaluate import Evaluator, SourceResult
 from s4d.tasks.evaluation_files import write_evaluation
 from s4d.tasks.layers import encoder_layer
 from s4d.tasks.logit_adjustment import logit_offsets
+from s4d.tasks.shared_classes import SharedClasses, shared_classes
 
 
 class FinetuneTask:
@@ -57,7 +59,7 @@ class FinetuneTask:
         self.device = device
         self.class_priors = {name: list(shares) for name, shares in (class_priors or {}).items()}
         self._offsets = self._logit_offsets()
-        self._pairs = self._teachers()
+        self._pairs = self._shared_classes()
         self._evaluator = Evaluator(config, rank=rank, world_size=world_size, device=device)
         arch = architecture(config.model, experts=config.mode == "moae")
         heads = {name: len(names) for name, names in self.classes.items()}
@@ -94,10 +96,9 @@ class FinetuneTask:
         terms += [self.weights[name] * weight * share for name, share in balances.items()]
         parts = {f"loss/{name}": share.detach() for name, share in losses.items() if batch.step_samples.get(name)}
         parts |= {f"balance/{name}": share.detach() for name, share in balances.items()}
-        if self._pairs and batch.step_samples.get("video"):
-            share = distillation_share(output.logits, batch, self._pairs)
-            terms.append(self.weights["video"] * self.config.loss.static_distillation * share)
-            parts["distillation/video"] = share.detach()
+        for name, (weight, share) in self._shares_between_heads(output, batch).items():
+            terms.append(weight * share)
+            parts[name] = share.detach()
         metrics = {f"accuracy/{name}": hits[name] for name in losses if batch.step_samples.get(name)}
         return StepOutput(loss=torch.stack(terms).sum(), parts=parts, metrics=metrics)
 
@@ -130,11 +131,25 @@ class FinetuneTask:
                 raise ValueError(f"class_priors: expected one of each class of head {head}, got {self.class_priors}")
         return logit_offsets(self.class_priors, tau, self.device)
 
-    def _teachers(self) -> tuple[SharedClasses, ...]:
-        if self.config.loss.static_distillation == 0:
+    def _shared_classes(self) -> tuple[SharedClasses, ...]:
+        loss = self.config.loss
+        if loss.static_distillation == 0 and loss.cross_labels == 0:
             return ()
+        field = "loss.static_distillation" if loss.static_distillation > 0 else "loss.cross_labels"
         modalities = {source.name: source.modality for source in self.config.data.sources}
-        return shared_classes(self.classes, modalities, self.device)
+        return shared_classes(self.classes, modalities, self.device, field=field)
+
+    def _shares_between_heads(self, output: ClassifierOutput, batch: PackedBatch) -> dict[str, tuple[float, Tensor]]:
+        """Terms in which a head meets the other modality, by name with their weights; none where they are off."""
+        loss, found = self.config.loss, {}
+        if loss.static_distillation > 0 and batch.step_samples.get("video"):
+            share = distillation_share(output.logits, batch, self._pairs)
+            found["distillation/video"] = (self.weights["video"] * loss.static_distillation, share)
+        if loss.cross_labels > 0:
+            shares = cross_label_shares(output.logits, batch, self._pairs)
+            present = [name for name in shares if batch.step_samples.get(name)]
+            found |= {f"cross/{name}": (self.weights[name] * loss.cross_labels, shares[name]) for name in present}
+        return found
 
     def _needs_counts(self) -> bool:
         moae = self.config.model.moae

@@ -17,12 +17,16 @@ OPTIONS = {
     "finetune": (
         "loss.logit_adjustment=1.0",
         "loss.static_distillation=0.5",
+        "loss.cross_labels=0.5",
         "model.moae.modality_prior=true",
         "model.moae.shared_experts=1",
         "model.moae.zero_init=false",
     ),
 }
-PARTS = {"pretrain": ("motion/video",), "finetune": ("distillation/video", "balance/image", "balance/video")}
+PARTS = {
+    "pretrain": ("motion/video",),
+    "finetune": ("distillation/video", "cross/image", "cross/video", "balance/image", "balance/video"),
+}
 
 
 def curve(folder: Path) -> list[dict]:

@@ -41,6 +41,7 @@ def test_the_release_recipe_refuses_them(key: str) -> None:
         (FINETUNE, ["loss.motion=1"], "loss.motion: fine-tuning reconstructs no frames"),
         (PRETRAIN, ["loss.logit_adjustment=1"], "loss.logit_adjustment: pre-training has no heads"),
         (PRETRAIN, ["loss.static_distillation=1"], "loss.static_distillation: pre-training has no heads"),
+        (PRETRAIN, ["loss.cross_labels=1"], "loss.cross_labels: pre-training has no heads"),
         (PRETRAIN, ["loss.motion=1", "model.tubelet_size=1"], "loss.motion: needs a video source and tubelets"),
         (PRETRAIN, ["loss.motion=-1"], "loss.motion"),
         (FINETUNE, ["model.moae.modality_prior=true", "model.moae.capacity_factor=1.0"], "capacity_factor null"),
@@ -51,8 +52,9 @@ def test_refusals_name_the_field(path: Path, overrides: list[str], expected: str
     assert expected in refusal(path, *overrides)
 
 
-def test_distillation_needs_both_modalities() -> None:
+@pytest.mark.parametrize("name", ["static_distillation", "cross_labels"])
+def test_terms_between_heads_need_both_modalities(name: str) -> None:
     alone = ["mode=single", "data.sources=[{name: x, modality: video, manifest: m}]", "batch.per_step={x: 2}"]
     load(FINETUNE, [*alone, "batch.loss_weights=null"])
-    problem = refusal(FINETUNE, *alone, "batch.loss_weights=null", "loss.static_distillation=1")
-    assert "loss.static_distillation: needs an image source and a video source" in problem
+    problem = refusal(FINETUNE, *alone, "batch.loss_weights=null", f"loss.{name}=1")
+    assert f"loss.{name}: needs an image source and a video source" in problem

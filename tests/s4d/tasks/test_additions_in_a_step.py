@@ -49,7 +49,7 @@ def task_with_all(config_of: Callable[..., Config]) -> Callable[..., Any]:
             name,
             engine=engine,
             moae={"modality_prior": True, "shared_experts": 1},
-            loss={"logit_adjustment": 1.0, "static_distillation": 0.5},
+            loss={"logit_adjustment": 1.0, "static_distillation": 0.5, "cross_labels": 0.5},
         )
         return FinetuneTask(config, WEIGHTS, CLASSES, rank=0, world_size=1, device=CPU, class_priors=PRIORS)
 

@@ -11,8 +11,9 @@ from torch.nn.functional import kl_div
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
 from s4d.errors import UsageError
-from s4d.tasks.distillation import distillation_share, shared_classes
+from s4d.tasks.distillation import distillation_share
 from s4d.tasks.finetune import FinetuneTask
+from s4d.tasks.shared_classes import SharedClasses, shared_classes
 
 CPU = torch.device("cpu")
 WEIGHTS = {"image": 0.3, "video": 0.7}
@@ -21,6 +22,10 @@ MODALITIES = {"faces": "image", "clips": "video"}
 # Columns of sad, calm and glad.
 STUDENT, TEACHER = [0, 2, 3], [1, 2, 0]
 STEP = {"image": 2, "video": 2}
+
+
+def pairs_of(classes: dict[str, tuple[str, ...]], modalities: dict[str, str]) -> tuple[SharedClasses, ...]:
+    return shared_classes(classes, modalities, CPU, field="loss.static_distillation")
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def test_the_formula(taught: Callable[..., FinetuneTask], batch_of: Callable[...
 def test_only_the_student_learns(taught: Callable[..., FinetuneTask], batch_of: Callable[..., PackedBatch]) -> None:
     """Clips alone: their head and the features take a gradient, the static head and an unshared class none."""
     task, batch = taught(1.0), batch_of(images=range(0), step_samples={"image": 0, "video": 2})
-    pairs = shared_classes(CLASSES, MODALITIES, CPU)
+    pairs = pairs_of(CLASSES, MODALITIES)
     distillation_share(task.module(batch).logits, batch, pairs).backward()
     grads = {name: parameter.grad for name, parameter in task.module.named_parameters()}
     assert grads["head.faces.weight"] is None or not grads["head.faces.weight"].any()
@@ -58,7 +63,7 @@ def test_only_the_student_learns(taught: Callable[..., FinetuneTask], batch_of: 
 
 def test_gradient_in_float64(batch_of: Callable[..., PackedBatch]) -> None:
     """With the teacher's logits held fixed, which is what it means that it is detached."""
-    batch, pairs = batch_of(), shared_classes(CLASSES, MODALITIES, CPU)
+    batch, pairs = batch_of(), pairs_of(CLASSES, MODALITIES)
     faces, clips = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda student: distillation_share({"faces": faces, "clips": student}, batch, pairs), (clips,)
@@ -72,8 +77,8 @@ def test_gradient_in_float64(batch_of: Callable[..., PackedBatch]) -> None:
 def test_several_teachers_share_one_weight(batch_of: Callable[..., PackedBatch]) -> None:
     classes = {**CLASSES, "more": ("calm", "sad"), "strangers": ("x", "y")}
     modalities = {**MODALITIES, "more": "image", "strangers": "image"}
-    pairs = shared_classes(classes, modalities, CPU)
-    assert [(pair.student, pair.teacher) for pair in pairs] == [("clips", "faces"), ("clips", "more")]
+    pairs = pairs_of(classes, modalities)
+    assert [(pair.video, pair.image) for pair in pairs] == [("clips", "faces"), ("clips", "more")]
     logits = {name: torch.randn(4, len(names), dtype=torch.float64) for name, names in classes.items()}
     batch = batch_of()
     alone = [distillation_share(logits, batch, (pair,)) for pair in pairs]
