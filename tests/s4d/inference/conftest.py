@@ -167,3 +167,18 @@ def video_of() -> Callable[..., Path]:
 @pytest.fixture
 def turn_video() -> Callable[[Path, int], Path]:
     return turned
+
+
+@pytest.fixture
+def classes() -> dict[str, tuple[str, ...]]:
+    return CLASSES
+
+
+@pytest.fixture
+def save_rows() -> Callable[[Path, str, list[tuple[str, str, str]]], None]:
+    """Write the manifest of a source from (path, kind, label)."""
+
+    def save_all(root: Path, source: str, rows: list[tuple[str, str, str]]) -> None:
+        save_manifest(root, source, [manifest_row(*row) for row in rows])
+
+    return save_all

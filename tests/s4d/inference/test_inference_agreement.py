@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from s4d.analysis.predictions import read_predictions
+from s4d.cli import main
 from s4d.config import Config, load
 from s4d.data.batch import PackedBatch
 from s4d.data.evaluation import build_evaluation
@@ -17,6 +21,7 @@ from s4d.inference.model import S4D
 from s4d.inference.packed_views import pack_views
 from s4d.inference.views import stream_views
 from s4d.models.trained import load_trained
+from s4d.synth.recipe import Plan, render_clip
 from s4d.tasks.evaluate import Evaluator
 
 TOLERANCE = 1e-5
@@ -91,3 +96,51 @@ def test_an_older_checkpoint_is_answered_for_by_its_run(media: Path, run: Path, 
 
 def _fields(record: object) -> dict[str, object]:
     return {name: getattr(record, name) for name in type(record).__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+@pytest.mark.deep
+def test_the_commands_agree_on_70_unseen_clips(
+    tmp_path: Path,
+    config_of: Callable[..., Config],
+    run_of: Callable[..., Path],
+    video_of: Callable[..., Path],
+    save_rows: Callable[[Path, str, list[tuple[str, str, str]]], None],
+    classes: dict[str, tuple[str, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Generated faces as videos and as folders of frames: `s4d predict` and `s4d evaluate`, clip by clip."""
+    plan = Plan(clips=70, images=4, identities=20, pretrain_clips=1, seed=8, size=112)
+    rows: dict[str, list[tuple[str, str, str]]] = {"faces": [], "clips": []}
+    for number in range(plan.clips):
+        pictures = [np.asarray(frame) for frame in render_clip(plan, number)[0]]
+        label = classes["clips"][number % len(classes["clips"])]
+        path = tmp_path / f"clips/{number:02d}"
+        if number % 3:
+            video_of(path.with_suffix(".mp4"), pictures)
+            rows["clips"].append((f"{path.name}.mp4", "video", label))
+        else:
+            path.mkdir(parents=True)
+            for place, pixels in enumerate(pictures):
+                Image.fromarray(pixels).save(path / f"{place}.jpg", quality=90)
+            rows["clips"].append((path.name, "frames", label))
+    for number, label in enumerate(classes["faces"]):
+        Image.fromarray(pictures[number]).save(tmp_path / f"clips/face{number}.png")
+        rows["faces"].append((f"face{number}.png", "image", label))
+    for source, listed in rows.items():
+        save_rows(tmp_path / "clips", source, listed)
+        (tmp_path / f"clips/{source}.csv").rename(tmp_path / f"{source}.csv")
+    run = run_of(config_of(tmp_path, evaluation={"temporal_views": 2, "spatial_views": 2}))
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "scores")]) == 0
+    for path in (tmp_path / "clips").glob("face*.png"):
+        path.unlink()
+    capsys.readouterr()
+    arguments = ["predict", str(tmp_path / "clips"), "--checkpoint", str(run), "--frames", "--json"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    answers = json.loads(capsys.readouterr().out)["predictions"]
+    found = {Path(answer["input"]).name: np.array(answer["probabilities"]) for answer in answers}
+    expected = read_predictions(tmp_path / "scores/predictions.npz")["clips"]
+    assert len(found) == len(expected.sample_ids) == 70 and found.keys() == set(expected.sample_ids)
+    for sample, probabilities in zip(expected.sample_ids, expected.probabilities, strict=True):
+        np.testing.assert_allclose(found[sample], probabilities, rtol=0, atol=TOLERANCE)
+        assert found[sample].argmax() == probabilities.argmax()
+    assert np.ptp(expected.probabilities, axis=0).max() > 1000 * TOLERANCE
