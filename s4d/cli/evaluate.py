@@ -95,7 +95,7 @@ def evaluate(
 
 
 def _print(found: RunScores) -> None:
-    from s4d.statistics import expected_calibration_error
+    from s4d.statistics import brier_score, expected_calibration_error
     from s4d.tasks.evaluation_files import intervals
 
     asked = found.request
@@ -108,14 +108,17 @@ def _print(found: RunScores) -> None:
     rows, recalls = [], []
     for name, result in found.results.items():
         scores, ranges = result.scores, intervals(result)
-        error = expected_calibration_error(result.probabilities, result.labels)
+        error, brier = (
+            measure(result.probabilities, result.labels) for measure in (expected_calibration_error, brier_score)
+        )
         samples = f"{len(result.labels)}" + (f" ({result.unreadable} unreadable)" if result.unreadable else "")
         classes = f"{len(scores.classes) - len(scores.absent)} of {len(scores.classes)}"
-        rows.append((name, samples, classes, _range(ranges.uar), _range(ranges.war), f"{error:.4f}"))
+        rows.append((name, samples, classes, _range(ranges.uar), _range(ranges.war), f"{error:.4f}", f"{brier:.4f}"))
         support = scores.confusion.sum(1).tolist()
         for label, count, recall in zip(scores.classes, support, ranges.recall, strict=True):
             recalls.append((name, label, count, "no samples" if recall is None else _range(recall)))
-    print_table(("source", "samples", "classes with samples", "UAR", "WAR", "calibration error"), rows)
+    columns = ("source", "samples", "classes with samples", "UAR", "WAR", "calibration error", "Brier score")
+    print_table(columns, rows)
     print_table(("source", "class", "samples", "recall"), recalls)
     frames = [(name, f"{item.frames.best:.4f}") for name, item in found.results.items() if item.frames is not None]
     if frames:

@@ -85,7 +85,7 @@ def extract(
     print_lines(
         [
             *(f"left out: {problem}" for problem in left_out),
-            f"{samples} samples in {len(index['files'])} files, {len(left_out)} left out",
+            f"samples: {samples}, files: {len(index['files'])}, left out: {len(left_out)}",
             f"wrote {relative(out / INDEX)}",
         ]
     )

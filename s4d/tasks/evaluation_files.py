@@ -14,7 +14,7 @@ from s4d.analysis.predictions import Predictions, predictions_npz
 from s4d.atomic_files import write_atomically
 from s4d.json_text import to_json
 from s4d.models.sizes import MoaeArchitecture
-from s4d.statistics import ScoreIntervals, expected_calibration_error, score_intervals
+from s4d.statistics import ScoreIntervals, brier_score, expected_calibration_error, score_intervals
 from s4d.tasks.evaluate import SourceResult
 
 
@@ -45,12 +45,13 @@ def stored(result: SourceResult) -> Predictions:
 def evaluation_document(results: Mapping[str, SourceResult]) -> dict[str, Any]:
     """`sources`: for each source its modality, split, scores, classes, recalls, confusion matrix and frame baseline.
 
-    `intervals` are 95 % bootstrap intervals, `ece` is the expected calibration error.
+    `intervals` are 95 % bootstrap intervals, `ece` is the expected calibration error, `brier` the Brier score.
     """
     sources = {}
     for name, result in results.items():
         entry = {"modality": result.modality, "split": result.split, **result.scores.to_dict()}
         entry["ece"] = expected_calibration_error(result.probabilities, result.labels)
+        entry["brier"] = brier_score(result.probabilities, result.labels)
         entry["intervals"] = intervals(result).to_dict(result.scores.classes)
         entry["unreadable"] = result.unreadable
         if result.frames is not None:

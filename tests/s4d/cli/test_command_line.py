@@ -41,6 +41,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["data", "prepare", "dfew", "nope", "--out", "m.parquet"], 1, "nope: no such folder"),
         (["report", "nope"], 2, "nope: no such folder"),
         (["evaluate", "nope"], 2, "config.yaml: no such file"),
+        (["evaluate", "nope", "--out", "./nope"], 2, "--out nope: is the run itself"),
+        (["extract", "nope", "--data", "m.csv", "--out", "features"], 1, "nope: no such run, checkpoint or model"),
         (["checkpoint", "inspect", "nope"], 1, "nope: no such run, checkpoint or model folder"),
         (["golden", "nope.safetensors"], 1, "nope.safetensors"),
     ],

@@ -53,7 +53,7 @@ def test_scores_of_a_run(run: Path, tmp_path: Path) -> None:
     clips = document["sources"]["clips"]
     assert document["scores"]["clips.uar"] == clips["uar"] == clips["intervals"]["uar"]["value"]
     assert clips["intervals"]["uar"]["low"] <= clips["uar"] <= clips["intervals"]["uar"]["high"]
-    assert 0 <= clips["ece"] <= 1 and clips["num_classes_without_samples"] == 1
+    assert 0 <= clips["brier"] <= 2 and 0 <= clips["ece"] <= 1 and clips["num_classes_without_samples"] == 1
     assert clips["intervals"]["recall"]["s"] is None
     assert set(clips["dynamics"]) == {"shuffled", "reversed", "frozen"}
     assert "dynamics" not in document["sources"]["faces"]
