@@ -6,6 +6,7 @@ Letters: P pairs of batches, m = 2 P batches of each task, no sample in two of t
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 # Places of a pair's gradients in its table of inner products.
 IMAGES, CLIPS = (0, 1), (2, 3)
+# Cosine of two batches of one task below which their common part is lost in what chance gives to so few of them.
+LEAST_SIGNAL = 0.1
 
 Floats = NDArray[np.float64]
 
@@ -35,10 +38,10 @@ class Agreement:
     """Cosine between the tasks' gradients over batches, and what it is to be read against; NaN where undefined.
 
     `cosine`, `deviation` (sample standard deviation) and `negative_share` are over the `batches` in which both tasks
-    have a gradient at all. `norm_ratio` is the geometric mean of |clips| / |images|. `images` and `clips` are mean
-    cosines between two batches of one task, the ceiling that noise leaves; `corrected` is the cosine between the tasks'
-    expected gradients, estimated without the noise of the batches (it can leave -1..1 by chance, and is NaN where the
-    batches of a task do not agree among themselves).
+    have a gradient at all. `norm_ratio` is the geometric mean of |clips| / |images|. `images` and `clips` are the
+    cosine that two batches of one task have, over all pairs of them: the ceiling that noise leaves. `corrected` is the
+    cosine between the tasks' expected gradients, estimated without the noise of the batches. It can leave -1..1 by
+    chance, and is NaN where a ceiling is below LEAST_SIGNAL, since there is hardly an expected gradient to speak of.
     """
 
     cosine: float
@@ -69,6 +72,8 @@ def agreement(products: Products) -> Agreement:
     across = np.concatenate([_cosines(pairs, image, clip) for image, clip in zip(IMAGES, CLIPS, strict=True)])
     across = _defined(across)
     squares = np.einsum("pii->pi", pairs)
+    within, ceilings = _within(squares, products.sums)
+    is_heard = all(ceiling >= LEAST_SIGNAL for ceiling in ceilings)
     both = (squares > 0).all(1)
     ratios = np.log(squares[both][:, CLIPS] / squares[both][:, IMAGES]) / 2
     return Agreement(
@@ -77,20 +82,28 @@ def agreement(products: Products) -> Agreement:
         negative_share=_mean(across < 0),
         batches=len(across),
         norm_ratio=float(np.exp(_mean(ratios))),
-        images=_mean(_defined(_cosines(pairs, *IMAGES))),
-        clips=_mean(_defined(_cosines(pairs, *CLIPS))),
-        corrected=_corrected(squares, products.sums),
+        images=ceilings[0],
+        clips=ceilings[1],
+        corrected=_corrected(len(pairs) * 2, products.sums, within) if is_heard else float("nan"),
     )
 
 
-def _corrected(squares: Floats, sums: Floats) -> float:
-    """Products of different batches have no noise in common, so their means estimate those of expected gradients."""
+def _within(squares: Floats, sums: Floats) -> tuple[list[float], list[float]]:
+    """Of each task the mean product of two of its batches, and what share of a batch's mean square that is.
+
+    Different batches have no noise in common, so that the mean product estimates the square of the expected gradient.
+    """
     batches = 2 * len(squares)
     own = [float(squares[:, places].sum()) for places in (IMAGES, CLIPS)]
-    within = [(sums[task, task] - own[task]) / (batches * (batches - 1)) for task in range(2)]
-    if min(within) <= 0:
-        return float("nan")
-    return float(sums[0, 1] / batches**2 / np.sqrt(within[0] * within[1]))
+    within = [float(sums[task, task] - own[task]) / (batches * (batches - 1)) for task in range(2)]
+    shares = [
+        product / (square / batches) if square else float("nan") for product, square in zip(within, own, strict=True)
+    ]
+    return within, shares
+
+
+def _corrected(batches: int, sums: Floats, within: Sequence[float]) -> float:
+    return float(sums[0, 1]) / batches**2 / math.sqrt(within[0] * within[1])
 
 
 def _cosines(pairs: Floats, first: int, second: int) -> Floats:

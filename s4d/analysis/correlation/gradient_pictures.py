@@ -74,8 +74,8 @@ def _lines(study: GradientStudy) -> Picture:
         size=(3.2 * columns, 2.5 * rows + 0.2),
         alt=f"Line charts of the cosine between the tasks' gradients over steps. All shared weights: {told}.",
         caption="Cosine between the gradients of the images' and the clips' loss: mean and two "
-        "standard errors over the batches. Dashed: geometric mean of the cosines between two "
-        "batches of one task, all that the noise of batches leaves to be reached.",
+        "standard errors over the batches. Dashed: geometric mean of the cosines of two "
+        "batches of one task (0 where one is negative), all that the noise of batches leaves to be reached.",
     )
 
 
@@ -92,7 +92,7 @@ def _line(axes: Axes, found: Sequence[tuple[int, Agreement]], color: str, label:
     spread = np.nan_to_num([2 * item.deviation / math.sqrt(max(1, item.batches)) for _, item in found])
     axes.plot(steps, mean, color=color, marker="o", markersize=3.5, label=label)
     axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.18, linewidth=0)
-    ceiling = [math.sqrt(item.images * item.clips) if min(item.images, item.clips) > 0 else 0 for _, item in found]
+    ceiling = [math.sqrt(item.images * item.clips) if item.images > 0 and item.clips > 0 else 0 for _, item in found]
     axes.plot(steps, ceiling, color=color, linestyle="--", linewidth=1)
 
 

@@ -51,6 +51,16 @@ def test_share_of_negative_batches_and_their_spread() -> None:
     assert found.negative_share == 0.25
 
 
+def test_noise_alone_has_no_corrected_cosine() -> None:
+    rng = np.random.default_rng(0)
+    found = agreement(products_of(rng.normal(size=(4, 4, 200))))
+    assert abs(found.images) < 0.1 and abs(found.clips) < 0.1 and np.isnan(found.corrected)
+    signal = rng.normal(size=200)
+    found = agreement(products_of(signal * np.array([1, 1, -1, -1])[:, None] + rng.normal(size=(4, 4, 200))))
+    assert found.images == pytest.approx(0.5, abs=0.15) and found.cosine == pytest.approx(-0.5, abs=0.15)
+    assert found.corrected == pytest.approx(-1, abs=0.15)
+
+
 def test_no_gradient_is_not_a_cosine_of_zero() -> None:
     vectors = np.ones((2, 4, 3))
     vectors[:, 2:] = 0
