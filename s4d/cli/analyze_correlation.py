@@ -21,7 +21,9 @@ class Split(StrEnum):
 def correlation(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="A run with both tasks, then any others to set beside it.", show_default=False),
+        typer.Argument(
+            metavar="RUN...", help="A run with both tasks, then any others to set beside it.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for correlation.html and correlation.json.", show_default=False)],
     split: Annotated[Split, typer.Option(help="Which held-out data of the first run.")] = Split.test,

@@ -20,6 +20,7 @@ from s4d.analysis.correlation.study import head_study
 from s4d.analysis.correlation.subjects import load_cast
 from s4d.errors import DataError, UsageError
 from s4d.models.stream import mean_per_sequence
+from s4d.tasks.evaluate import Evaluator
 
 CPU = torch.device("cpu")
 MakeRun = Callable[..., Path]
@@ -131,6 +132,18 @@ def test_a_run_against_itself_has_cka_one(make_run: MakeRun) -> None:
     for item in found.representation.runs:
         # Three samples are too few for the debiased estimate; the standard one is exact.
         assert np.diagonal(item.cka.standard) == pytest.approx(1)
+
+
+def test_heads_on_their_own_task_are_scored_as_in_an_evaluation(make_run: MakeRun) -> None:
+    cast = load_cast([make_run("joint")], device=CPU)
+    evaluator = Evaluator(cast.config, rank=0, world_size=1, device=CPU)
+    expected = evaluator.evaluate(cast.main.model.module, "test")
+    verdicts = {item.showing: item for item in head_study(cast, "test", CPU).transfer.verdicts}
+    for showing, source in (("images", "stills"), ("clips", "clips")):
+        found, wanted = verdicts[showing].scores, expected[source].scores
+        order = [wanted.classes.index(name) for name in found.classes]
+        assert found.confusion.tolist() == wanted.confusion[np.ix_(order, order)].tolist()
+        assert found.uar == pytest.approx(wanted.uar)
 
 
 def test_runs_that_cannot_be_set_side_by_side(make_run: MakeRun, tiny_media: Path) -> None:
