@@ -26,6 +26,7 @@ def correlation(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for correlation.html and correlation.json.", show_default=False)],
+    *,
     split: Annotated[Split, typer.Option(help="Which held-out data of the first run.")] = Split.test,
     static: Annotated[str | None, typer.Option(help="The image head, where the run has several.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="The video head, where the run has several.")] = None,
