@@ -56,13 +56,17 @@ def test_pretraining_is_two_graphs(
     torch.testing.assert_close(gradients(model, found), wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "added", [{}, pytest.param({"modality_prior": True, "shared_experts": 1}, marks=pytest.mark.deep)], ids=str
+)
 def test_finetuning_is_two_graphs_in_every_epoch(
     architecture_of: Callable[..., Architecture],
     experts_of: Callable[..., MoaeArchitecture],
     batch_of: Callable[..., PackedBatch],
+    added: dict[str, object],
 ) -> None:
     """One for the blocks with experts, one for those without; keys of another epoch are new values, no new graph."""
-    arch = architecture_of(experts=experts_of(layers=(1, 2)))
+    arch = architecture_of(experts=experts_of(layers=(1, 2), **added))
     model, batch = build_finetune(arch, HEADS, 2, BACKENDS).double(), batch_of(drop_path=0.3)
     later = dataclasses.replace(batch, layer_keys=batch.layer_keys + 1)
     expected = [model(each).features for each in (batch, later)]
