@@ -22,7 +22,7 @@ def correlation(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="A run with both tasks, then any others to set beside it.", show_default=False
+            metavar="RUN", help="A run with both tasks, then any others to set beside it.", show_default=False
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for correlation.html and correlation.json.", show_default=False)],

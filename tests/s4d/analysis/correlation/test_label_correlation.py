@@ -61,12 +61,17 @@ def test_high_recalls_alone_do_not_look_like_common_confusions() -> None:
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 0.9])
 def test_a_planted_correlation_of_confusions_is_recovered(strength: float) -> None:
-    common, own = np.random.default_rng(3).normal(size=(2, 40, 40))
-    beside = ~np.eye(40, dtype=bool)
-    first = np.where(beside, common, 20.0)
-    second = np.where(beside, strength * common + (1 - strength**2) ** 0.5 * own, 20.0)
-    found = correlate_tables(first, second, [str(number) for number in range(40)])
-    assert found.beside["pearson"] == pytest.approx(strength, abs=0.06)
+    beside = ~np.eye(8, dtype=bool)
+    common, own = np.random.default_rng(3).normal(size=(2, 56))
+    common = (common - common.mean()) / common.std()
+    own -= own.mean() + common * (common @ own) / (common @ common)
+    first, second = np.full((2, 8, 8), 20.0)
+    first[beside] = common
+    second[beside] = strength * common + (1 - strength**2) ** 0.5 * own / own.std()
+    found = correlate_tables(first, second, tuple("abcdefgh"))
+    assert found.beside["pearson"] == pytest.approx(strength)
+    assert found.p_value["pearson"] is not None
+    assert (found.p_value["pearson"] < 0.01) == (strength > 0)
 
 
 def test_order_of_the_classes_matters_off_the_diagonal() -> None:
