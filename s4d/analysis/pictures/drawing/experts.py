@@ -87,7 +87,7 @@ def expert_places(source: SourcePictures) -> Picture:
     side = min(2.4, 9.0 / len(layers))
 
     def draw(figure: Figure) -> None:
-        fields = figure.subplots(2, len(layers), squeeze=False)
+        fields = figure.subplots(3, len(layers), squeeze=False, height_ratios=(1, 1, 0.1))
         for layer, number in enumerate(layers):
             _draw_grid(fields[0, layer], colors[strongest[layer]])
             fields[0, layer].set_title(f"block {source.layers[number]}")
@@ -95,6 +95,7 @@ def expert_places(source: SourcePictures) -> Picture:
             _bare(fields[1, layer])
             if side / strength.shape[1] >= NUMBERED:
                 _write_shares(fields[1, layer], strength[layer])
+            _draw_total(fields[2, layer], counts[layer].sum((0, 1)), colors)
         bar = figure.colorbar(image, ax=fields[1], fraction=0.02, format=lambda value, _: f"{value:.0%}")
         bar.outline.set_visible(False)
         handles = [Patch(color=color, label=f"expert {expert}") for expert, color in enumerate(colors)]
@@ -105,12 +106,13 @@ def expert_places(source: SourcePictures) -> Picture:
     )
     return draw_picture(
         draw,
-        size=(side * len(layers) + 0.6, 2 * side + 0.7),
+        size=(side * len(layers) + 0.6, 2.1 * side + 0.8),
         alt=f"Commonest first-choice expert at each place of the frame and its share for {source.name}. Over all "
         f"places, {told}.",
         caption=f"{source.name}: above, the expert that patches at each place of the frame are most often sent to "
         f"first, over all {source.samples} readable test samples{_unreadable(source)} and their temporal slices; "
-        f"below, how often. At {1 / experts:.0%} the place decides nothing, at 100% it decides alone.",
+        "below, how often. Bars: shares of the experts over the whole frame. A place tells something where its expert "
+        "has more than there.",
     )
 
 
@@ -140,6 +142,15 @@ def _write_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
     for (row, column), value in np.ndenumerate(shares):
         ink = "#ffffff" if value > 0.6 else "#1c2430"
         axes.text(column, row, f"{value:.0%}", ha="center", va="center", color=ink, fontsize=6.5)
+
+
+def _draw_total(axes: Axes, counts: NDArray[np.int64], colors: NDArray[np.float64]) -> None:
+    """One stacked bar as wide as the field."""
+    ends = counts.cumsum() / max(1, int(counts.sum()))
+    lengths = np.diff(ends, prepend=0)
+    axes.barh(0, lengths, left=ends - lengths, color=colors)
+    axes.set_xlim(0, 1)
+    _bare(axes)
 
 
 def _draw_grid(axes: Axes, colors: NDArray[np.float64]) -> None:
