@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "held-out": (),
     "release": (
-        "evaluation.protocol=release",
         "evaluation.temporal_views=2",
         "evaluation.spatial_views=2",
         "data.frame_sampling=release",

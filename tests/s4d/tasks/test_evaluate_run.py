@@ -15,7 +15,7 @@ from s4d.config import Config
 from s4d.errors import DataError, UsageError
 from s4d.models.folder import write_folder
 from s4d.tasks import build_task
-from s4d.tasks.evaluate_run import PROTOCOLS, Request, evaluate_run
+from s4d.tasks.evaluate_run import Request, evaluate_run
 
 CPU = torch.device("cpu")
 
@@ -106,11 +106,18 @@ def test_the_released_protocol(
     assert "the newest checkpoint is scored" in caplog.text
 
 
-def test_protocols_name_fields_of_the_configuration(run: Path) -> None:
-    from s4d.config import load
-
-    for overrides in PROTOCOLS.values():
-        load(run / "config.yaml", list(overrides))
+def test_a_run_with_data_held_out_by_the_released_protocol(
+    config_of: Callable[..., Config], manifests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = config_of(manifests=manifests)
+    config = config_of(manifests=manifests, data={**plain.data.model_dump(), "val_share": 0.5})
+    run = make_run(config, tmp_path / "run", steps=2)
+    found = evaluate_run(run, Request(protocol="release"))
+    assert (found.checkpoint.name, found.chosen) == ("step-00000001", "best None on the val split")
+    assert "this run's best is that of its val split" in caplog.text
+    assert {name: len(result.labels) for name, result in found.results.items()} == {"faces": 10, "clips": 7}
+    held = evaluate_run(run, Request(split="val")).results
+    assert {name: len(result.labels) for name, result in held.items()} == {"faces": 1, "clips": 1}
 
 
 def test_views_and_data_are_the_users(run: Path) -> None:
