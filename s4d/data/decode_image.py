@@ -45,9 +45,14 @@ def _load_image(path: Path, scale: float) -> NDArray[np.uint8]:
 
 
 def stored_orientation(path: Path) -> int:
-    """The EXIF number of how an image wants to be turned, 1 for not at all; DataError where it cannot be read."""
-    with reading(path), _opened(path) as image:
-        return int(image.getexif().get(ORIENTATION, 1))
+    """The EXIF number of how an image wants to be turned, 1 for not at all, as where EXIF is damaged.
+
+    DataError where the image cannot be read.
+    """
+    with reading(path), _opened(path) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        number = image.getexif().get(ORIENTATION)
+        return number if isinstance(number, int) else 1
 
 
 @dataclass(frozen=True, slots=True)

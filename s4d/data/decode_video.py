@@ -318,11 +318,19 @@ def _open_version(path: Path, size: int, modified: int) -> Media:
         return UntimedVideo(path, (context.width, context.height), frames)
 
 
-def stored_rotation(path: Path) -> float:
-    """Degrees against the clock by which a video asks players to turn its frames; DataError as `open_video`."""
+def stored_matrix(path: Path) -> tuple[int, int, int, int]:
+    """How a video asks players to show its frames: where a step to the right goes, (right, down), and a step down.
+
+    In units of one 65536th; DataError as `open_video`.
+    """
     with reading(path), _opened(path) as container:
         container.streams.video[0].codec_context.options = DECODER_OPTIONS
-        return next((float(frame.rotation) for frame in container.decode(video=0)), 0.0)
+        frame = next(container.decode(video=0), None)
+        found = None if frame is None else frame.side_data.get("DISPLAYMATRIX")
+        if found is None:
+            return 1 << 16, 0, 0, 1 << 16
+        a, b, _, c, d, *_ = np.frombuffer(bytes(found), np.int32).tolist()  # type: ignore[call-overload]
+        return a, b, c, d
 
 
 def video_codec(path: Path) -> str:

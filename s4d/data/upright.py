@@ -6,6 +6,7 @@ itself is turned first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4d.data.decode_image import stored_orientation
-from s4d.data.decode_video import stored_rotation
+from s4d.data.decode_video import stored_matrix
 from s4d.data.manifest import Kind
 from s4d.data.media import Frames, Media
 
@@ -58,7 +59,15 @@ def orientation_of(path: Path, kind: Kind) -> Orientation:
         return UPRIGHT
     if kind == "image":
         return EXIF.get(stored_orientation(path), UPRIGHT)
-    return Orientation(False, round(stored_rotation(path) / 90) % 4)
+    return from_matrix(*stored_matrix(path))
+
+
+def from_matrix(a: float, b: float, c: float, d: float) -> Orientation:
+    """The nearest of the eight ways to lay a frame, where a step right becomes (a, b) and a step down (c, d)."""
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return Orientation(mirrored, round(math.atan2(-b, a) / (math.pi / 2)) % 4)
 
 
 @dataclass(frozen=True, slots=True)

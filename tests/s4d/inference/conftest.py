@@ -53,12 +53,24 @@ def write_video(
     return path
 
 
-def turned(path: Path, turns: int) -> Path:
-    """The mp4 at `path` with a track header that asks players for quarter turns with the clock."""
-    matrix = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}[turns]
+# Where players put a step to the right and a step down, by what brings the frame there: mirror image, quarter turns
+# against the clock.
+MATRICES = {
+    (False, 1): (0, -1, 1, 0),
+    (False, 2): (-1, 0, 0, -1),
+    (False, 3): (0, 1, -1, 0),
+    (True, 0): (-1, 0, 0, 1),
+    (True, 1): (0, 1, 1, 0),
+    (True, 2): (1, 0, 0, -1),
+    (True, 3): (0, -1, -1, 0),
+}
+
+
+def laid(path: Path, mirrored: bool, turns: int) -> Path:
+    """The mp4 at `path` with a track header that asks players to lay its frames so."""
     data = bytearray(path.read_bytes())
     place = data.index(b"tkhd") + 4 + 40
-    for number, offset in zip(matrix, (0, 4, 12, 16), strict=True):
+    for number, offset in zip(MATRICES[mirrored, turns], (0, 4, 12, 16), strict=True):
         data[place + offset : place + offset + 4] = (number << 16).to_bytes(4, "big", signed=True)
     path.write_bytes(data)
     return path
@@ -165,8 +177,8 @@ def video_of() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def turn_video() -> Callable[[Path, int], Path]:
-    return turned
+def lay_video() -> Callable[[Path, bool, int], Path]:
+    return laid
 
 
 @pytest.fixture

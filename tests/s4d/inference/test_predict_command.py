@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from s4d.cli import main
-from s4d.data.upright import EXIF
+from s4d.data.upright import EXIF, UPRIGHT
 from s4d.inference.clip import open_clip
 from s4d.inference.model import S4D
 
@@ -197,22 +197,28 @@ def test_one_frame_is_a_still_that_is_held(
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", range(4))
 def test_a_video_that_lies_down_is_turned(
-    video_of: Video, picture_of: Picture, turn_video: Callable[[Path, int], Path], tmp_path: Path, turns: int
+    video_of: Video, picture_of: Picture, lay_video: Callable[..., Path], tmp_path: Path, mirrored: bool, turns: int
 ) -> None:
-    upright = [picture_of(number // 4, (48, 80)) for number in range(12)]
-    stored = [np.ascontiguousarray(np.rot90(frame, turns)) for frame in upright]
-    clip = open_clip(turn_video(video_of(tmp_path / "phone.mp4", stored), turns))
-    assert clip.size == (48, 80) and clip.orientation.turns == -turns % 4
-    for index, frame in clip.stream(range(12)):
-        assert np.abs(frame.astype(int) - upright[index]).mean() < 6
+    stored = [picture_of(number // 4, (80, 48)) for number in range(12)]
+    path = video_of(tmp_path / "phone.mp4", stored)
+    if mirrored or turns:
+        lay_video(path, mirrored, turns)
+    clip = open_clip(path)
+    assert clip.orientation == (mirrored, turns) and clip.size == ((48, 80) if turns % 2 else (80, 48))
+    seen = [index for index, frame in clip.stream(range(12)) if frame.shape == (*clip.size[::-1], 3)]
+    assert seen == list(range(12))
+    for index, frame in clip.stream([0, 11]):
+        upright = np.rot90(stored[index][:, ::-1] if mirrored else stored[index], turns)
+        assert np.abs(frame.astype(int) - upright).mean() < 6
 
 
 def test_a_video_of_a_phone(
-    predict: RunMain, model: S4D, video_of: Video, picture_of: Picture, turn_video: Callable[..., Path], tmp_path: Path
+    predict: RunMain, model: S4D, video_of: Video, picture_of: Picture, lay_video: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = turn_video(video_of(tmp_path / "phone.mp4", [picture_of(number) for number in range(12)]), 1)
+    path = lay_video(video_of(tmp_path / "phone.mp4", [picture_of(number) for number in range(12)]), False, 3)
     status, text, _ = predict(path, "--annotate", "--json")
     (found,) = json.loads(text)["predictions"]
     assert status == 0 and found["turned"] is True and found["size"] == [48, 64]
@@ -241,6 +247,17 @@ def test_a_picture_that_lies_down_is_turned(
     (found,) = json.loads(text)["predictions"]
     assert status == 0 and found["turned"] is True and found["size"] == [upright.shape[1], upright.shape[0]]
     np.testing.assert_allclose(found["probabilities"], model.predict(upright).probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"II*\0\x08\0\0\0\x05\0\x1a\x01", b"\xff" * 40, b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0" + b"\0" * 4],
+    ids=["cut", "noise", "letters for a number"],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_turns_nothing(picture_of: Picture, tmp_path: Path, exif: bytes) -> None:
+    Image.fromarray(picture_of(5)).save(tmp_path / "photo.jpg", exif=b"Exif\0\0" + exif)
+    assert open_clip(tmp_path / "photo.jpg").orientation == UPRIGHT
 
 
 def test_4k_and_what_is_beyond(predict: RunMain, video_of: Video, tmp_path: Path) -> None:
