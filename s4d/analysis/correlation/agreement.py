@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 # Places of a pair's gradients in its table of inner products.
 IMAGES, CLIPS = (0, 1), (2, 3)
-# Cosine of two batches of one task below which their common part is lost in what chance gives to so few of them.
-LEAST_SIGNAL = 0.1
+# How far, in standard errors, a ceiling must be above what chance gives to batches that have nothing in common.
+LEAST_SIGNAL = 2.5
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Agreement:
     have a gradient at all. `norm_ratio` is the geometric mean of |clips| / |images|. `images` and `clips` are the
     cosine that two batches of one task have, over all pairs of them: the ceiling that noise leaves. `corrected` is the
     cosine between the tasks' expected gradients, estimated without the noise of the batches. It can leave -1..1 by
-    chance, and is NaN where a ceiling is below LEAST_SIGNAL, since there is hardly an expected gradient to speak of.
+    chance, and is NaN where a ceiling is not LEAST_SIGNAL above 0: there is hardly an expected gradient to speak of.
     """
 
     cosine: float
@@ -73,12 +73,15 @@ def agreement(products: Products) -> Agreement:
     across = _defined(across)
     squares = np.einsum("pii->pi", pairs)
     within, ceilings = _within(squares, products.sums)
-    is_heard = all(ceiling >= LEAST_SIGNAL for ceiling in ceilings)
+    deviation = float(across.std(ddof=1)) if len(across) > 1 else float("nan")
+    # Batches of different tasks show how cosines scatter; a ceiling is a mean over all pairs of a task's batches.
+    least = LEAST_SIGNAL * deviation / math.sqrt(len(pairs) * (2 * len(pairs) - 1))
+    is_heard = all(ceiling > least for ceiling in ceilings)
     both = (squares > 0).all(1)
     ratios = np.log(squares[both][:, CLIPS] / squares[both][:, IMAGES]) / 2
     return Agreement(
         cosine=_mean(across),
-        deviation=float(across.std(ddof=1)) if len(across) > 1 else float("nan"),
+        deviation=deviation,
         negative_share=_mean(across < 0),
         batches=len(across),
         norm_ratio=float(np.exp(_mean(ratios))),

@@ -18,8 +18,8 @@ GRADIENTS = (
     "over all weights of a layer, or of a kind in all layers; below 0 a step for one task undoes the other's. No "
     "sample is in two batches: the cosine of two batches of one task is the ceiling that noise leaves. The corrected "
     "cosine takes that noise out: mean product of images' and clips' gradients over the root of the mean products of "
-    "different batches of each task; it is left out where a ceiling is below 0.1. Norms is the mean ratio of the "
-    "clips' gradient to the images'."
+    "different batches of each task; it is left out where a ceiling is not 2.5 standard errors above 0. Norms is the "
+    "mean ratio of the clips' gradient to the images'."
 )
 ROUTING = (
     "Every token of every view of the test samples chooses its experts without router noise. A sample's routing is the "
