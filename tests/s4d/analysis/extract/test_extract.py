@@ -18,11 +18,13 @@ from PIL import Image
 
 from s4d.analysis.extract import job
 from s4d.analysis.extract.job import Extraction, extract
+from s4d.analysis.extract.samples import read_groups
 from s4d.cli import main
 from s4d.config import Config, load
 from s4d.data.evaluation import build_evaluation
 from s4d.data.manifest_io import read_manifest, write_manifest
 from s4d.errors import DataError, UsageError
+from s4d.inference.model import recipes_of
 from s4d.models.folder import write_folder
 from s4d.models.trained import load_trained
 from s4d.tasks import build_task
@@ -179,6 +181,30 @@ def test_labels_are_names_and_may_be_absent(wanted: Extraction, tmp_path: Path) 
     extract(replace(wanted, data=(tmp_path / "half.csv",)), device="cpu")
     with np.load(wanted.out / "features-00000.npz") as file:
         assert file["labels"].tolist() == ["happy", "", ""]
+
+
+def test_a_sample_of_several_folds_is_there_once(wanted: Extraction, tmp_path: Path) -> None:
+    manifest = read_manifest(tmp_path / "clips.csv")
+    rows = tuple(
+        replace(row, fold=fold, split=split) for fold, split in ((1, "train"), (2, "test")) for row in manifest.rows
+    )
+    write_manifest(replace(manifest, rows=rows), tmp_path / "folds.csv")
+    index = extract(replace(wanted, data=(tmp_path / "folds.csv",)), device="cpu")
+    assert [entry["samples"] for entry in index["files"]] == [3, 2]
+
+
+def test_heads_that_look_differently_are_chosen_between(wanted: Extraction, run: Path) -> None:
+    trained = load_trained(run, device="cpu")
+    recipes = recipes_of(trained)
+    other = {**recipes, "films": replace(recipes["clips"], stride=2)}
+    with pytest.raises(UsageError, match="--head: clips, films take video samples in different ways"):
+        read_groups([str(path) for path in wanted.data], trained, other, None)
+    groups = read_groups([str(path) for path in wanted.data], trained, other, "films")
+    assert [(group.modality, group.recipe.stride) for group in groups] == [("image", 1), ("video", 2)]
+    with pytest.raises(
+        DataError, match=r"stills\.csv: sample 'stills0': is of modality image, for which .* has no head"
+    ):
+        read_groups([str(wanted.data[0])], trained, {"clips": recipes["clips"]}, None)
 
 
 def test_the_command_reads_a_configuration_and_leaves_out_what_is_unreadable(
