@@ -190,7 +190,7 @@ class S4D:
             arch=self.trained.arch,
             seed=head.recipe.seed,
         )
-        with torch.inference_mode():
+        with torch.no_grad():
             output: ClassifierOutput = self.trained.module(batch.to(self._device))
         logits = output.logits[head.source].to(torch.float64).cpu().numpy()
         features = output.features.to(torch.float32).cpu().numpy()

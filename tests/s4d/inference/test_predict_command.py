@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from s4d.cli import main
+from s4d.data.crop.faces import Face
 from s4d.data.upright import EXIF, UPRIGHT
 from s4d.inference.clip import open_clip
 from s4d.inference.model import S4D
@@ -328,6 +329,34 @@ def test_faces_are_cut_out_as_they_were_for_training(
     assert status == 1 and "no face in" in errors
     status, text, _ = predict(clip, *arguments, "--no-face", "center", checkpoint=checkpoint)
     assert status == 0 and json.loads(text)["predictions"][0]["crop"]["face_found"] is False
+
+
+class Watching:
+    """A detector that sees one face in every frame of a phone's upright video, and nothing in one that lies down."""
+
+    origin = "watching"
+
+    def detect(self, frame: np.ndarray) -> list[Face]:
+        return [Face(box=(8, 20, 40, 52))] if frame.shape == (64, 48, 3) else []
+
+
+def test_a_detector_sees_frames_upright(
+    predict: RunMain,
+    clip: Path,
+    lay_video: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("s4d.data.crop.yunet.load_yunet", lambda model, sha256: Watching())
+    lay_video(clip, False, 3)
+    arguments = ("--crop", "yunet", "--model", tmp_path / "model.onnx", "--recipe", "box", "--annotate", "--json")
+    status, text, _ = predict(clip, *arguments)
+    (found,) = json.loads(text)["predictions"]
+    assert status == 0 and found["turned"] is True and found["size"] == [48, 64] and found["frame_count"] == 30
+    assert found["crop"]["faces"] == "watching" and found["crop"]["face_found"] is True
+    assert found["windows"][-1]["end"] == pytest.approx(1.2, abs=1e-3)
+    with av.open(str(tmp_path / "out/my clip.annotated.mp4")) as container:
+        assert container.streams.video[0].width == 270 + 320
 
 
 @pytest.mark.parametrize(
