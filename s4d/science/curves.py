@@ -30,12 +30,12 @@ def learning_curves(results: Sequence[Result]) -> Picture:
             axes.set_xlabel("step")
             axes.grid(axis="y")
         panels[0].set_ylabel("UAR on the test split")
-        handles, labels = panels[1].get_legend_handles_labels()
-        for handle, label in zip(*panels[0].get_legend_handles_labels(), strict=True):
-            if label not in labels:
-                handles, labels = [*handles, handle], [*labels, label]
-        if handles:
-            figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+        drawn = {
+            label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+        titles = [title for arm in arms if (title := arm_named(arm).title) in drawn]
+        if titles:
+            figure.legend([drawn[title] for title in titles], titles, loc="outside right upper", fontsize=8)
 
     ends = "; ".join(f"{arm}: {_ends(results, arm)}" for arm in arms)
     return draw_picture(

@@ -58,6 +58,7 @@ def arm_rows(results: Sequence[Result], names: Sequence[str], group: Group = "cl
         own = [result for result in results if result.arm == name]
         arm = arm_named(name)
         title = f"{100 * arm.stills:g} % of the stills" if group == "scaling" else arm.title
+        title = f"{title} (`{name}`)"
         scores = [_cell(spread(results, name, source, score)) for source in (DYNAMIC, STATIC) for score in SCORES]
         minutes = statistics.mean(result.document["seconds"] for result in own) / 60
         rows.append((title, ", ".join(str(result.seed) for result in own), *scores, f"{minutes:.1f}"))
