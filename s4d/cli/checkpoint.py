@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from s4d.cli.output import AsJson, print_json, print_lines, print_table, relative
+
+if TYPE_CHECKING:
+    from s4d.models.keys import KeyReport
 
 Classes = Annotated[
     list[str] | None,
@@ -22,40 +25,65 @@ class Source(StrEnum):
 
     RELEASE = "release"
     DEEPSPEED = "deepspeed"
+    VIDEOMAE = "videomae"
+    VIDEOMAE_V2 = "videomae-v2"
+    MAE_DFER = "mae-dfer"
+    S2D = "s2d"
+    MAE = "mae"
+    HF_VIDEOMAE = "hf-videomae"
 
 
 def import_file(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Released file, or folder of DeepSpeed.", show_default=False)
+        Path, typer.Argument(metavar="PATH", help="File, or folder of DeepSpeed or transformers.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Model folder to create.", show_default=False)],
     source: Annotated[
-        Source | None, typer.Option("--from", help="Who wrote it; left out: a folder is DeepSpeed's.")
+        Source | None,
+        typer.Option("--from", help="Who wrote it; left out: released S4D, or of a folder transformers or DeepSpeed."),
     ] = None,
     classes: Classes = None,
+    drop_head: Annotated[bool, typer.Option("--drop-head", help="Leave a foreign classifier behind.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a pickled checkpoint (tensors and plain values only) into a model folder that `model.init_from` takes.
+    """Turn a public checkpoint into a model folder that `model.init_from` takes, with every tensor accounted for.
 
-    It is read by a process without network or files that hands tensors back; nothing else reads pickles.
+    Pickles are read by a process without network or files that hands tensors back; nothing else reads them.
     """
-    from s4d.models.release import import_deepspeed, import_release
-
-    from_deepspeed = source is Source.DEEPSPEED or (source is None and path.is_dir())
-    report = (import_deepspeed if from_deepspeed else import_release)(path, out, classes=parse_classes(classes or []))
+    report = _import(path, out, source or _guess(path), parse_classes(classes or []), drop_head)
     if as_json:
-        print_json(
-            {
-                "folder": relative(out),
-                "mapped": report.mapped,
-                "transformed": report.transformed,
-                "unused": report.unused,
-                "missing": report.missing,
-            }
-        )
+        accounts = {name: getattr(report, name) for name in ("mapped", "transformed", "unused", "missing", "notes")}
+        print_json({"folder": relative(out), **accounts})
         return
-    print_lines([report.summary(), *(f"unused: {name}: {why}" for name, why in report.unused.items())])
+    left = [f"unused: {name}: {why}" for name, why in report.unused.items()]
+    print_lines([report.summary(), *left, *(f"note: {note}" for note in report.notes)])
     print_lines([f"wrote {relative(out)}"])
+
+
+def _guess(path: Path) -> Source:
+    if not path.is_dir():
+        return Source.RELEASE
+    return Source.HF_VIDEOMAE if (path / "config.json").is_file() else Source.DEEPSPEED
+
+
+def _import(path: Path, out: Path, source: Source, classes: dict[str, tuple[str, ...]], drop_head: bool) -> KeyReport:
+    from s4d.errors import UsageError
+
+    if source in (Source.RELEASE, Source.DEEPSPEED):
+        from s4d.models.release import import_deepspeed, import_release
+
+        if drop_head:
+            raise UsageError("command line: --drop-head: released heads are kept, give their --classes")
+        return (import_deepspeed if source is Source.DEEPSPEED else import_release)(path, out, classes=classes)
+    from s4d.models.foreign.forms.ledger import Wishes
+    from s4d.models.foreign.importing import import_form, import_hf_videomae
+
+    if drop_head and classes:
+        raise UsageError("command line: --drop-head and --classes exclude each other")
+    wishes = Wishes(classes=classes, drop_head=drop_head)
+    if source is Source.HF_VIDEOMAE:
+        return import_hf_videomae(path, out, wishes)
+    return import_form(source.value, path, out, wishes)
 
 
 Place = Annotated[Path, typer.Argument(help="Run, checkpoint or model folder.", show_default=False)]

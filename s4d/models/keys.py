@@ -11,7 +11,7 @@ class KeyReport:
     """Where each source tensor went and what the target did not get.
 
     `mapped` are source names whose tensor was taken as it is under the target name; `transformed` those that became
-    part of another tensor; `unused` and `missing` (target names) come with their reason.
+    part of another tensor; `unused` and `missing` (target names) come with their reason. `notes` say what else changed.
     """
 
     source: str
@@ -19,6 +19,7 @@ class KeyReport:
     transformed: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line of counts, with the reasons."""

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 import s4d
+from s4d.data.batch import MODALITIES
 from s4d.errors import DataError, UsageError
 from s4d.models.folder import write_folder
+from s4d.models.foreign.assumed import assumed_inputs, note_on_inputs
 from s4d.models.foreign.isolated import find_shards, read_isolated
 from s4d.models.keys import KeyReport
 from s4d.models.sizes import SIZES, Architecture, MoaeArchitecture
@@ -103,30 +105,39 @@ def import_tensors(
     """Write tensors read from `path`, under released names or ours, as a model folder."""
     try:
         ours, mapped, combined = from_release(tensors)
-        arch = _architecture(ours)
+        arch = architecture_of(ours)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
     pretrained = "mask_token" in ours
     heads = {name.split(".")[1]: len(tensor) for name, tensor in ours.items() if name.startswith("head.")}
     names = {} if pretrained else _check_classes(path, heads, classes or {})
-    expected = _expected_shapes(arch, heads, pretrained)
-    for name in sorted(set(ours) | set(expected)):
-        if name not in expected or name not in ours or ours[name].shape != expected[name]:
-            got = f"shape {tuple(ours[name].shape)}" if name in ours else "nothing"
-            wanted = f"shape {tuple(expected[name])}" if name in expected else "no such tensor"
-            raise DataError(f"{path}: tensor {name!r}: expected {wanted}, got {got}")
+    expected = expected_shapes(arch, heads, pretrained)
+    refuse_differences(path, ours, expected)
+    modalities = {head: head for head in names if head in MODALITIES}
     config = {
         "stage": "pretrain" if pretrained else "finetune",
         "architecture": arch.to_dict(),
         "classes": {head: list(labels) for head, labels in names.items()},
+        "inputs": assumed_inputs(arch, modalities, released=True),
         "version": s4d.__version__,
         "source": path.name,
     }
     write_folder(out, {name: tensor.to(torch.float32) for name, tensor in ours.items()}, config)
-    return KeyReport(source=str(path), mapped=mapped, transformed=combined)
+    notes = (note_on_inputs(arch),) if modalities else ()
+    return KeyReport(source=str(path), mapped=mapped, transformed=combined, notes=notes)
 
 
-def _expected_shapes(arch: Architecture, heads: Mapping[str, int], pretrained: bool) -> dict[str, torch.Size]:
+def refuse_differences(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    """DataError for the first tensor, by name, that is missing, not expected or of another shape."""
+    for name in sorted(set(tensors) | set(expected)):
+        if name not in expected or name not in tensors or tensors[name].shape != expected[name]:
+            got = f"shape {tuple(tensors[name].shape)}" if name in tensors else "nothing"
+            wanted = f"shape {tuple(expected[name])}" if name in expected else "no such tensor"
+            raise DataError(f"{path}: tensor {name!r}: expected {wanted}, got {got}")
+
+
+def expected_shapes(arch: Architecture, heads: Mapping[str, int], pretrained: bool) -> dict[str, torch.Size]:
+    """Shape of every tensor of a model, which is not built."""
     from s4d.models.classifier import FinetuneModel
     from s4d.models.mae import PretrainModel
 
@@ -135,13 +146,13 @@ def _expected_shapes(arch: Architecture, heads: Mapping[str, int], pretrained: b
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
-def _architecture(ours: Mapping[str, Tensor]) -> Architecture:
+def architecture_of(ours: Mapping[str, Tensor]) -> Architecture:
     """Read off the shapes; head counts and frame geometry are those of the released sizes."""
-    prefix = "encoder." if "mask_token" in ours else ""
+    prefix = "encoder." if any(name.startswith("encoder.") for name in ours) else ""
     patch = ours.get(f"{prefix}patch_embed.proj.weight")
     if patch is None or patch.ndim != 5:
         name = f"{prefix}patch_embed.proj.weight"
-        raise ValueError(f"no released checkpoint: tensor {name!r} is missing or not (D, 3, t, p, p)")
+        raise ValueError(f"no checkpoint of such a model: tensor {name!r} is missing or not (D, 3, t, p, p)")
     rows = [size for size in SIZES.values() if size.embed_dim == patch.shape[0]]
     if not rows:
         raise ValueError(f"width {patch.shape[0]} is none of the known sizes {[s.embed_dim for s in SIZES.values()]}")
@@ -166,7 +177,7 @@ def _architecture(ours: Mapping[str, Tensor]) -> Architecture:
         depth=_depth(ours, f"{prefix}blocks."),
         num_heads=size.num_heads,
         decoder_embed_dim=size.decoder_embed_dim,
-        decoder_depth=_depth(ours, "decoder.blocks.") if prefix else size.decoder_depth,
+        decoder_depth=_depth(ours, "decoder.blocks.") or size.decoder_depth,
         decoder_num_heads=size.decoder_num_heads,
         patch_size=patch.shape[3],
         tubelet_size=patch.shape[2],

@@ -30,13 +30,15 @@ def load_initial(
     """Copy weights into `model` in place and report where every tensor went.
 
     A classifier takes a pre-trained encoder (its final norm becomes fc_norm only with `init_final_norm`), or a
-    classifier; heads are taken by name where the class names agree with `classes`. A tensor of another shape, or an
-    encoder tensor that is not in the file, is a DataError.
+    classifier; a pre-training model also takes an encoder alone, and its decoder starts anew. Heads are taken by name
+    where the class names agree with `classes`. A tensor of another shape, or an encoder tensor that is not in the file,
+    is a DataError.
     """
     folder = find_model(path)
     file = folder / MODEL_FILE
     source = read_tensors(folder)
     known_classes = stored_classes(folder)
+    alone = (folder / CONFIG_FILE).is_file() and read_config(folder).get("stage") == "encoder"
     targets = dict(model.named_parameters())
     mapped: dict[str, str] = {}
     unused: dict[str, str] = {}
@@ -48,7 +50,7 @@ def load_initial(
             reason = "" if known_classes[head] == tuple(classes[head]) else "another list of classes"
             other_classes.update({wanted} if reason else set())
         if reason or wanted not in targets:
-            if not reason and not _may_start_anew(wanted, model):
+            if not reason and not _may_start_anew(wanted, model, alone):
                 raise DataError(f"{file}: tensor {name!r} has no place in this model: a checkpoint of another size")
             unused[name] = reason or "not in this model"
         else:
@@ -57,7 +59,7 @@ def load_initial(
         _check_shape(file, name, source[name], targets[wanted])
     absent = sorted(set(targets) - set(mapped.values()))
     missing = {name: "another list of classes" if name in other_classes else "starts anew" for name in absent}
-    required = [name for name in absent if not _may_start_anew(name, model)]
+    required = [name for name in absent if not _may_start_anew(name, model, alone)]
     if required:
         raise DataError(
             f"{file}: lacks tensor {required[0]!r} and {len(required) - 1} others that this model needs: "
@@ -83,7 +85,9 @@ def _target(name: str, model: nn.Module, init_final_norm: bool) -> tuple[str, st
     return name.removeprefix("encoder."), ""
 
 
-def _may_start_anew(name: str, model: nn.Module) -> bool:
+def _may_start_anew(name: str, model: nn.Module, encoder_alone: bool) -> bool:
+    if isinstance(model, PretrainModel):
+        return encoder_alone and name.startswith((*PRETRAINING_ONLY, "encoder.norm."))
     return isinstance(model, FinetuneModel) and (name.startswith(("head.", "fc_norm.")) or ".moae." in name)
 
 
