@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,16 @@ def correlate(
 def _training(cast: Cast, split: str, device: torch.device, progress: Progress) -> list[Part]:
     """Part (c) of the runs trained on both tasks, part (d) of those with experts; whole run folders alone."""
     whole = [(subject, path.parent) for subject in cast.subjects if (path := subject.model.run_config) is not None]
-    joint = [folder for subject, folder in whole if subject.is_joint]
-    routed = [folder for subject, folder in whole if subject.model.arch.experts is not None]
-    parts = [gradient_part(gradient_study(joint, device=device, progress=progress))]
+    joint = [(subject.name, folder) for subject, folder in whole if subject.is_joint]
+    routed = [(subject.name, folder) for subject, folder in whole if subject.model.arch.experts is not None]
+    names, folders = zip(*joint, strict=True)
+    parts = [gradient_part(gradient_study(folders, names=names, device=device, progress=progress))]
     if routed:
-        study = routing_study(routed, split=split, device=device, progress=lambda _, done, total: progress(done, total))
-        parts.append(routing_part(study))
+        names, folders = zip(*routed, strict=True)
+        told = partial(_unnamed, progress)
+        parts.append(routing_part(routing_study(folders, split=split, names=names, device=device, progress=told)))
     return parts
+
+
+def _unnamed(progress: Progress, _: str, done: int, total: int) -> None:
+    progress(done, total)
