@@ -35,19 +35,21 @@ PHASES = ("start", "load", "data", "forward", "backward", "step", "evaluate", "s
 class MoaeConfig(Section):
     """Mixture of adapter experts, parallel to the dense MLP of the upper blocks."""
 
-    num_experts: int = Field(default=8, ge=1)
-    top_k: int = Field(default=2, ge=1)
+    num_experts: int = Field(default=8, ge=1, description="experts of a layer that are routed to")
+    top_k: int = Field(default=2, ge=1, description="experts that serve one token")
     first_layer: int | None = Field(default=None, description="first block with experts; null: the upper half")
     hidden_ratio: float = Field(default=0.25, gt=0, description="expert width as a share of the model width")
     zero_init: bool = Field(
         default=True, description="zero-initialised up-projection: training starts at the dense model"
     )
-    router_noise: Literal["off", "train", "always"] = "train"
+    router_noise: Literal["off", "train", "always"] = Field(
+        default="train", description="when scores of experts get learned noise; always: in evaluation too, as released"
+    )
     capacity_factor: float | None = Field(
         default=None, gt=0, description="null: dropless; a number: the released token-order drop"
     )
     balance: Literal["switch", "release"] = Field(default="switch", description="formula of the load-balance term")
-    balance_weight: float = Field(default=1e-2, ge=0)
+    balance_weight: float = Field(default=1e-2, ge=0, description="weight of the load-balance term; 0: off")
     lr_multiplier: float = Field(
         default=1.0, gt=0, description="learning rate of experts and routers relative to the head's"
     )
@@ -77,13 +79,13 @@ class MoaeConfig(Section):
 class ModelConfig(Section):
     """Architecture. `size` names a row of `s4d.models.sizes.SIZES`; the optional fields replace single values of it."""
 
-    size: str = "base"
-    embed_dim: int | None = Field(default=None, ge=1)
-    depth: int | None = Field(default=None, ge=1)
-    num_heads: int | None = Field(default=None, ge=1)
-    decoder_embed_dim: int | None = Field(default=None, ge=1)
-    decoder_depth: int | None = Field(default=None, ge=1)
-    decoder_num_heads: int | None = Field(default=None, ge=1)
+    size: str = Field(default="base", description="name of a row of s4d.models.sizes.SIZES")
+    embed_dim: int | None = Field(default=None, ge=1, description="width of the encoder; null: of the size")
+    depth: int | None = Field(default=None, ge=1, description="blocks of the encoder; null: of the size")
+    num_heads: int | None = Field(default=None, ge=1, description="attention heads; null: of the size")
+    decoder_embed_dim: int | None = Field(default=None, ge=1, description="width of the decoder; null: of the size")
+    decoder_depth: int | None = Field(default=None, ge=1, description="blocks of the decoder; null: of the size")
+    decoder_num_heads: int | None = Field(default=None, ge=1, description="heads of the decoder; null: of the size")
     decoder: Literal["joint", "cross"] = Field(
         default="joint",
         description="joint: self-attention over visible and mask tokens; cross: each mask token attends to the visible "
@@ -91,8 +93,8 @@ class ModelConfig(Section):
     )
     image_size: int = Field(default=160, ge=16, description="pixels; height and width of every frame")
     num_frames: int = Field(default=16, ge=1, description="frames of a clip")
-    patch_size: int = Field(default=16, ge=1)
-    tubelet_size: int = Field(default=2, ge=1)
+    patch_size: int = Field(default=16, ge=1, description="pixels; height and width of a token")
+    tubelet_size: int = Field(default=2, ge=1, description="frames of a token")
     position_frames: int | None = Field(
         default=None, ge=1, description="frames spanned by the position table; null: num_frames"
     )
@@ -124,7 +126,9 @@ class BatchConfig(Section):
     """Global quotas of one optimizer step: views per source, over all ranks and accumulation."""
 
     per_step: dict[str, int] = Field(description="source name -> views in one optimizer step")
-    accumulation: int = Field(default=1, ge=1, json_schema_extra=FREE)
+    accumulation: int = Field(
+        default=1, ge=1, description="micro batches that a rank works through in one step", json_schema_extra=FREE
+    )
     batching: Literal["packed", "alternate"] = Field(
         default="packed", description="alternate: one modality per step, as released"
     )
@@ -138,18 +142,18 @@ class OptimConfig(Section):
     reference_batch: int | None = Field(
         default=None, ge=1, description="lr scales with batch / reference_batch; null: lr is final"
     )
-    min_lr: float = Field(default=0.0, ge=0)
-    warmup_lr: float = Field(default=0.0, ge=0)
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end of the cosine")
+    warmup_lr: float = Field(default=0.0, ge=0, description="learning rate of the first step of the warm-up")
     warmup_share: float = Field(default=0.05, ge=0, le=1, description="share of all steps spent warming up")
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="decays of the two moments")
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
+    weight_decay: float = Field(default=0.05, ge=0, description="decoupled; decay_rule says of what")
     decay_rule: Literal["matrices", "release"] = Field(
         default="matrices",
         description="matrices: only tensors of two or more dimensions decay; release: also q/v bias and mask token",
     )
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    max_grad_norm: float | None = Field(default=None, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1, description="learning rate times this for each layer down")
+    max_grad_norm: float | None = Field(default=None, gt=0, description="gradients are scaled to it; null: no clipping")
     ema: float | None = Field(
         default=None, gt=0, lt=1, description="decay of the moving average of the weights; null: off"
     )
@@ -158,14 +162,18 @@ class OptimConfig(Section):
 class EngineConfig(Section):
     """How the run is executed."""
 
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=1, json_schema_extra=FREE)
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1,
+        description="what ranks share: 0 nothing, 1 optimizer state, 2 and gradients, 3 and weights",
+        json_schema_extra=FREE,
+    )
     offload: Literal["none", "optimizer", "parameters"] = Field(
         default="none",
         description="keep fp32 weights and moments in host memory, where AdamW then runs (optimizer; ZeRO 1 to 3), "
         "and the sharded weights too (parameters; ZeRO 3)",
         json_schema_extra=FREE,
     )
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = Field(default="bf16", description="of weights and activations in the step")
     recompute: float = Field(
         default=0.0,
         ge=0,
@@ -179,9 +187,9 @@ class EngineConfig(Section):
         description="replay forward and backward as CUDA graphs; auto: on a GPU without ZeRO, where nothing forbids it",
         json_schema_extra=FREE,
     )
-    epochs: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1, description="passes over the sources at their rates; or give steps")
     steps: int | None = Field(default=None, ge=1, description="optimizer steps in all; instead of epochs")
-    log_every: int = Field(default=10, ge=1, json_schema_extra=FREE)
+    log_every: int = Field(default=10, ge=1, description="steps between lines of the log", json_schema_extra=FREE)
     save_every: int | None = Field(
         default=None, ge=1, description="steps between checkpoints; null: only at the end", json_schema_extra=FREE
     )
@@ -253,7 +261,7 @@ class EvalConfig(Section):
         default="held-out", description="release: select on the test split"
     )
     temporal_views: int = Field(default=2, ge=1, description="distinct windows that together cover the whole clip")
-    spatial_views: int = Field(default=1, ge=1)
+    spatial_views: int = Field(default=1, ge=1, description="crops along the longer side of a clip's frames")
     batch_size: int = Field(
         default=16,
         ge=1,
@@ -268,14 +276,14 @@ class EvalConfig(Section):
 class Config(Section):
     """One complete run."""
 
-    name: str = Field(json_schema_extra=FREE)
-    run_dir: str = Field(min_length=1, json_schema_extra=FREE)
-    seed: int = 0
-    task: Literal["pretrain", "finetune"]
+    name: str = Field(description="what reports call the run", json_schema_extra=FREE)
+    run_dir: str = Field(min_length=1, description="folder of everything that the run writes", json_schema_extra=FREE)
+    seed: int = Field(default=0, description="of the first weights, the order and all draws")
+    task: Literal["pretrain", "finetune"] = Field(description="masked reconstruction, or classification")
     mode: Literal["single", "multitask", "moae"] = Field(
         default="moae", description="fine-tuning: one source, no experts, experts"
     )
-    recipe: Literal["s4d", "release"] = "s4d"
+    recipe: Literal["s4d", "release"] = Field(default="s4d", description="whose defaults: ours, or the released code's")
     model: ModelConfig = ModelConfig()
     data: DataConfig
     batch: BatchConfig

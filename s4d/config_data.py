@@ -22,20 +22,28 @@ class AugmentConfig(Section):
     resize_to: int | None = Field(
         default=None, ge=1, description="pixels before the crop; null: crop straight from the decoded frame"
     )
-    crop: Literal["random_resized", "random", "center"] = "random_resized"
-    crop_area: tuple[Part, Part] = (0.5, 1.0)
-    crop_aspect: tuple[Ratio, Ratio] = (0.75, 4 / 3)
-    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
-    flip: float = Field(default=0.5, ge=0, le=1)
+    crop: Literal["random_resized", "random", "center"] = Field(
+        default="random_resized", description="random_resized: a box of random area and aspect; else a square"
+    )
+    crop_area: tuple[Part, Part] = Field(
+        default=(0.5, 1.0), description="smallest and largest share of the frame in a random_resized crop"
+    )
+    crop_aspect: tuple[Ratio, Ratio] = Field(
+        default=(0.75, 4 / 3), description="smallest and largest width over height of a random_resized crop"
+    )
+    interpolation: Literal["bilinear", "bicubic", "random"] = Field(
+        default="bilinear", description="how a crop is scaled; random: one of the two for each view"
+    )
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a mirrored view")
     color_jitter: float = Field(
         default=0.0, ge=0, description="largest relative change of brightness, contrast and saturation"
     )
-    randaug_ops: int = Field(default=0, ge=0)
-    randaug_magnitude: float = Field(default=7.0, ge=0)
-    randaug_std: float = Field(default=0.5, ge=0)
-    randaug_probability: float = Field(default=0.5, ge=0, le=1)
+    randaug_ops: int = Field(default=0, ge=0, description="RandAugment operations drawn for a view; 0: off")
+    randaug_magnitude: float = Field(default=7.0, ge=0, description="mean strength of an operation, of 10")
+    randaug_std: float = Field(default=0.5, ge=0, description="standard deviation of the strength")
+    randaug_probability: float = Field(default=0.5, ge=0, le=1, description="that a drawn operation is carried out")
     erase: float = Field(default=0.0, ge=0, le=1, description="probability of random erasing")
-    erase_fill: Literal["noise", "black"] = "noise"
+    erase_fill: Literal["noise", "black"] = Field(default="noise", description="what an erased box is filled with")
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> AugmentConfig:
@@ -48,10 +56,12 @@ class AugmentConfig(Section):
 class MixConfig(Section):
     """Mixup and cutmix between neighbours of the global order, and label smoothing."""
 
-    mixup_alpha: float = Field(default=0.0, ge=0)
-    cutmix_alpha: float = Field(default=0.0, ge=0)
-    switch_probability: float = Field(default=0.5, ge=0, le=1)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    mixup_alpha: float = Field(default=0.0, ge=0, description="of the beta distribution of mixup's shares; 0: off")
+    cutmix_alpha: float = Field(default=0.0, ge=0, description="of the beta distribution of cutmix's shares; 0: off")
+    switch_probability: float = Field(default=0.5, ge=0, le=1, description="of cutmix where both are on")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a target that is spread evenly over all classes"
+    )
     scope: Literal["pair", "batch"] = Field(
         default="pair", description="one draw per pair, or one per step and modality as released"
     )
@@ -61,16 +71,16 @@ class SourceConfig(Section):
     """One dataset in the mix."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="unique; also the name of the classification head")
-    modality: Modality
+    modality: Modality = Field(description="what a sample is shown as: one frame or a clip")
     manifest: str = Field(json_schema_extra=FREE, description="what it lists must stay; the file may move")
     cache: str | None = Field(
         default=None,
         description="folder that `s4d data cache` wrote for this manifest; null: decode the files",
         json_schema_extra=FREE,
     )
-    train_split: str = "train"
-    test_split: str = "test"
-    fold: int | None = None
+    train_split: str = Field(default="train", description="split of the manifest that is trained on")
+    test_split: str = Field(default="test", description="split of the manifest that is scored")
+    fold: int | None = Field(default=None, description="which of the manifest's folds; null: it has one at most")
     classes: list[str] | str | None = Field(
         default=None,
         description="class names in head order, or a public order (s4d, mae-dfer, dfer-clip); null: the manifest's own",
@@ -78,7 +88,10 @@ class SourceConfig(Section):
     targets: Literal["labels", "distribution"] = Field(
         default="labels", description="distribution: train on each sample's shares of votes; metrics keep to its label"
     )
-    sampling: Literal["natural", "balanced", "sqrt"] = "natural"
+    sampling: Literal["natural", "balanced", "sqrt"] = Field(
+        default="natural",
+        description="how often a class is drawn: as it comes, all alike, or by the root of its size",
+    )
     rate: float = Field(default=1.0, gt=0, description="share of the dataset that passes in one epoch")
     views: int = Field(
         default=1, ge=1, description="differently augmented views of one decoded sample (repeated augmentation)"
@@ -96,7 +109,10 @@ class DataConfig(Section):
     image: AugmentConfig = AugmentConfig()
     video: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
-    mask_ratio: dict[Modality, Share] = Field(default={"image": 0.9, "video": 0.95})
+    mask_ratio: dict[Modality, Share] = Field(
+        default={"image": 0.9, "video": 0.95},
+        description="pre-training: share of tokens that the encoder does not see",
+    )
     decode_ratio: dict[Modality, Part] = Field(
         default={"image": 1.0, "video": 1.0},
         description="share of the masked tokens that the decoder sees and predicts in training",
@@ -107,7 +123,11 @@ class DataConfig(Section):
     order: Literal["natural", "lexicographic"] = Field(
         default="natural", description="order of frame files in a folder"
     )
-    on_error: Literal["error", "skip"] = Field(default="error", json_schema_extra=FREE)
+    on_error: Literal["error", "skip"] = Field(
+        default="error",
+        description="at an unreadable medium: stop, or take the next sample of the order and count it",
+        json_schema_extra=FREE,
+    )
     backend: Literal["auto", "pyav", "dali", "torchcodec"] = Field(
         default="auto",
         description="what decodes training media (evaluation: pyav; torchcodec: videos alone); auto: pyav on a CPU, on "

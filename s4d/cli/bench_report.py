@@ -103,7 +103,10 @@ def gpu_report(
         float | None, typer.Option(help="Most seconds of all parts together; the sum of theirs if left out.")
     ] = None,
     cases: Annotated[str | None, typer.Option(help="Only these cases in every benchmark.", show_default=False)] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help="Timed runs of a case; each benchmark's own number if left out.", show_default=False),
+    ] = None,
     only: Annotated[
         str | None,
         typer.Option(help="Parts or groups of parts, separated by commas; all if left out.", show_default=False),
