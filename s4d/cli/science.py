@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,6 @@ RESULTS = Path("benchmarks") / "results" / "science"
 WORK = Path("runs") / "science"
 BEGIN = "<!-- written by `s4d science table --docs`: begin -->"
 END = "<!-- written by `s4d science table --docs`: end -->"
-# One run that takes longer than this has hung.
-RUN_SECONDS = 6 * 3600.0
 
 
 class SizeName(StrEnum):
@@ -54,9 +51,7 @@ def run(
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be repeated.", show_default=False)] = None,
     group: Annotated[GroupName | None, typer.Option(help="Only these arms.", show_default=False)] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seeds; 0, 1 and 2.", show_default=False)] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after this; call again for the rest.", show_default=False)
-    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop after this; call again for the rest.")] = 90,
     work: Annotated[Path, typer.Option(help="Where data and runs are kept; a folder per size.")] = WORK,
     results: ResultsOption = None,
     as_json: AsJson = False,
@@ -75,7 +70,7 @@ def run(
         facts=lambda: _facts(target),
         say=lambda line: typer.echo(line, err=True),
     )
-    missing = experiment.run(rows, None if minutes is None else time.monotonic() + 60 * minutes)
+    missing = experiment.run(rows, time.monotonic() + 60 * minutes)
     if as_json:
         print_json({"rows": [row.name for row in rows], "missing": [row.name for row in missing]})
     else:
@@ -139,7 +134,6 @@ class _Trainer:
     def __call__(self, config: Path, overrides: Sequence[str], run_dir: Path, *, limit: float) -> None:
         from s4d.cli.training_process import train_run
 
-        limit = RUN_SECONDS if math.isinf(limit) else min(limit, RUN_SECONDS)
         train_run(config, overrides, run_dir, on_gpu=self._on_gpu, limit=limit)
 
 

@@ -102,7 +102,7 @@ class Experiment:
             raise DataError(f"{path}: settings: made with other ones; move the file away to run this row again")
         return True
 
-    def run(self, rows: Sequence[Row], end: float | None) -> list[Row]:
+    def run(self, rows: Sequence[Row], end: float) -> list[Row]:
         """Finish rows until `end` on the monotonic clock; returns those that are missing still."""
         missing = [row for row in rows if not self.is_done(row)]
         while missing and not _is_over(end):
@@ -128,7 +128,7 @@ class Experiment:
         """Run folder of a row or pre-training."""
         return self.work / "runs" / name
 
-    def _finish(self, row: Row, end: float | None) -> bool:
+    def _finish(self, row: Row, end: float) -> bool:
         """Run a row to its document; False if the time was over before."""
         kind = row.arm.pretraining
         if kind is not None and not self._pretrain(kind, row.seed, end):
@@ -139,7 +139,7 @@ class Experiment:
         self._keep(row, load(self.size.finetune, [*words, _path("run_dir", self.run_dir(row.name))]))
         return True
 
-    def _pretrain(self, kind: str, seed: int, end: float | None) -> bool:
+    def _pretrain(self, kind: str, seed: int, end: float) -> bool:
         name = _pretraining(kind, seed)
         words = [*pretrain_overrides(kind, self.size.pretrain), *self.size.overrides]
         words += [*self._media(PRETRAININGS[kind].sources, 1.0), f"seed={seed}"]
@@ -151,7 +151,7 @@ class Experiment:
             write_atomically(self._document(name), to_json(document))
         return True
 
-    def _trained(self, config: Path, words: Sequence[str], name: str, end: float | None) -> bool:
+    def _trained(self, config: Path, words: Sequence[str], name: str, end: float) -> bool:
         """Train a run unless it is finished; False if the time was over before."""
         run_dir = self.run_dir(name)
         if (run_dir / FINISHED).exists():
@@ -161,7 +161,7 @@ class Experiment:
         begin = time.monotonic()
         self._say(f"{self.size.name} {name}: training")
         try:
-            self._train(config, words, run_dir, limit=float("inf") if end is None else end - begin)
+            self._train(config, words, run_dir, limit=end - begin)
         except DataError:
             if not _is_over(end):
                 raise
@@ -264,8 +264,8 @@ def _path(key: str, path: Path) -> str:
     return f"{key}={json.dumps(os.fspath(path))}"
 
 
-def _is_over(end: float | None) -> bool:
-    return end is not None and time.monotonic() >= end
+def _is_over(end: float) -> bool:
+    return time.monotonic() >= end
 
 
 def _evaluated(line: Mapping[str, float]) -> dict[str, float]:

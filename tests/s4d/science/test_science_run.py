@@ -68,10 +68,10 @@ def test_one_seed_of_all_arms_of_a_group_comes_before_the_next() -> None:
 def test_pre_trainings_are_shared_by_the_arms_of_a_seed(tmp_path: Path) -> None:
     train = Recorder()
     rows = rows_of([arm_named(name) for name in ("scratch", "dual", "video", "moae")], [3])
-    assert experiment(tmp_path, train).run(rows, None) == []
+    assert experiment(tmp_path, train).run(rows, math.inf) == []
     assert train.asked == ["scratch-3", "pretrain-dual-3", "dual-3", "pretrain-video-3", "video-3", "moae-3"]
     again = Recorder()
-    assert experiment(tmp_path, again).run(rows, None) == [] and again.asked == []
+    assert experiment(tmp_path, again).run(rows, math.inf) == [] and again.asked == []
 
 
 @pytest.mark.usefixtures("made")
@@ -98,7 +98,7 @@ def test_nothing_begins_after_the_time_and_failures_are_told(tmp_path: Path) -> 
 @pytest.mark.usefixtures("made")
 def test_a_document_of_other_settings_is_refused(tmp_path: Path) -> None:
     row = Row(arm=arm_named("scratch"), seed=0)
-    experiment(tmp_path, Recorder()).run([row], None)
+    experiment(tmp_path, Recorder()).run([row], math.inf)
     with pytest.raises(DataError, match=r"scratch-0\.json: settings"):
         experiment(tmp_path, Recorder(), size="gpu").is_done(row)
     (tmp_path / "results" / "scratch-0.json").write_text("{}")
