@@ -222,3 +222,23 @@ def test_what_cannot_be_compared(make_run: MakeRun, tmp_path: Path) -> None:
 def test_names_tell_runs_apart(tmp_path: Path) -> None:
     assert run_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
     assert run_names([tmp_path / "x" / "moae", tmp_path / "y" / "moae"]) == ["x/moae", "y/moae"]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_tasks_at_odds_over_the_same_features_pull_apart(make_run: MakeRun, more_media: Path, sign: int) -> None:
+    """Both heads must unlearn one class; the clips' head reads features as the images' head does, or reversed."""
+
+    def one_head_for_both(task: FinetuneTask) -> None:
+        drawn = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            for name, factor in (("stills", 0.05), ("clips", 0.05 * sign)):
+                head = task.module.get_submodule(f"head.{name}")
+                assert isinstance(head, torch.nn.Linear)
+                head.weight.copy_(factor * drawn)
+                head.bias.copy_(torch.tensor([4.0, 0.0, 0.0]))
+
+    run = make_run("run", data=run_values(more_media, more_media)["data"], change=one_head_for_both)
+    (found,) = gradient_study([run], batches=4, samples=4).runs[0].checkpoints
+    assert sign * found.shared.cosine > 0.3 and sign * found.layers["block 1"].cosine > 0.3
+    assert found.shared.negative_share == (sign < 0)
+    assert found.shared.corrected == pytest.approx(sign, abs=0.3)
