@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +94,18 @@ def open_clip(path: Path, *, name: str | None = None, kind: Kind | None = None, 
     media = open_media(path, kind, order)
     times, fps = _times(media, path) if kind == "video" else (None, None)
     return Clip(
-        name=name if name is not None else str(path),
+        name=name if name is not None else text_of(path),
         kind=kind,
         media=media,
         orientation=orientation_of(path, kind),
         times=times,
         fps=fps,
     )
+
+
+def text_of(path: Path | str) -> str:
+    """A path as text that can be written anywhere: bytes of a name that are not UTF-8 are spelt out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def clip_of(frames: Any, fps: float | None = None) -> Clip:

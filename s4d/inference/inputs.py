@@ -11,6 +11,7 @@ from pathlib import Path
 from s4d.data.manifest import Kind
 from s4d.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 from s4d.errors import DataError, UsageError
+from s4d.inference.clip import text_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +50,7 @@ def find_inputs(paths: Sequence[Path], *, frame_folders: bool = False) -> Found:
                 raise DataError(f"{path}: holds no pictures or videos")
             listed += inside
         elif path.exists():
-            listed.append((path, path.name, None))
+            listed.append((path, text_of(path.name), None))
         else:
             raise DataError(f"{path}: no such file or folder")
     stems = Counter(_stem(name, kind) for _, name, kind in listed)
@@ -91,4 +92,4 @@ def _inside(folder: Path, root: Path, frame_folders: bool, found: Found) -> list
 
 
 def _name(path: Path, root: Path) -> str:
-    return path.name if path == root else path.relative_to(root).as_posix()
+    return text_of(path.name if path == root else path.relative_to(root).as_posix())

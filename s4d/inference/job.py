@@ -12,7 +12,7 @@ from typing import Any, Literal
 import s4d
 from s4d.data.crop.finders import Finder
 from s4d.data.crop.recipe import CropRecipe, named
-from s4d.inference.clip import Clip, open_clip
+from s4d.inference.clip import Clip, open_clip, text_of
 from s4d.inference.face_crop import FaceCrop
 from s4d.inference.inputs import Input
 from s4d.inference.model import S4D, Head
@@ -74,8 +74,8 @@ class Job:
             prediction = self.model.predict_clip(shown, head, window=request.window, hop=request.hop, progress=progress)
         prediction = replace(prediction, size=clip.size, turned=any(clip.orientation))
         document = {
-            "input": str(item.path),
-            "checkpoint": str(self.model.trained.folder),
+            "input": text_of(item.path),
+            "checkpoint": text_of(self.model.trained.folder),
             "version": s4d.__version__,
             "crop": crop,
             **prediction.to_dict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from s4d.analysis.picture import SERIES, draw_png
+from s4d.errors import UNPRINTED
 from s4d.inference.prediction import Prediction, Window
 
 STYLES = ("-", "--", ":")
@@ -21,10 +23,13 @@ def prediction_png(prediction: Prediction, name: str) -> bytes:
     """PNG of the prediction on the input called `name`."""
     over_time = len(prediction.windows) > 1
     bars = max(2.0, 0.9 + 0.3 * len(prediction.classes))
-    return draw_png(
-        lambda figure: (_draw_time if over_time else _draw_whole)(figure, prediction, name),
-        size=(9.0, 4.2) if over_time else (6.0, bars),
-    )
+    with warnings.catch_warnings():
+        # A name may have letters that the type lacks; they are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        return draw_png(
+            lambda figure: (_draw_time if over_time else _draw_whole)(figure, prediction, name),
+            size=(9.0, 4.2) if over_time else (6.0, bars),
+        )
 
 
 def colour_of(number: int) -> str:
@@ -40,8 +45,7 @@ def middle(window: Window) -> float:
 
 
 def _title(axes: Axes, prediction: Prediction, name: str) -> None:
-    shown = name if len(name) <= NAME_CHARACTERS else f"...{name[-NAME_CHARACTERS:]}"
-    shown = shown.encode("ascii", "replace").decode() if not shown.isprintable() else shown
+    shown = UNPRINTED.sub("?", name if len(name) <= NAME_CHARACTERS else f"...{name[-NAME_CHARACTERS:]}")
     text = f"{shown}: {prediction.label} ({prediction.probability:.0%})"
     axes.set_title(text, loc="left", parse_math=False)
 

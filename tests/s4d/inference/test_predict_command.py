@@ -388,6 +388,23 @@ def test_inputs_whose_results_would_clash(predict: RunMain, clip: Path, tmp_path
     assert status == 1 and "holds no pictures or videos" in errors
 
 
+def test_names_of_every_kind(predict: RunMain, picture_of: Picture, tmp_path: Path) -> None:
+    names = [b"\xff.png", b"a\nb.png", "名 $x_1$.png".encode()]
+    (tmp_path / "odd").mkdir()
+    for name in names:
+        with open(os.fsencode(tmp_path / "odd") + b"/" + name, "wb") as stream:
+            Image.fromarray(picture_of(1)).save(stream, "PNG")
+    status, text, errors = predict(tmp_path / "odd", "--json")
+    assert status == 0 and errors == ""
+    assert {Path(answer["input"]).name for answer in json.loads(text)["predictions"]} == {
+        "\\xff.png",
+        "a\nb.png",
+        "名 $x_1$.png",
+    }
+    assert len(table(tmp_path / "out/summary.csv")) == 3
+    assert predict(tmp_path / "odd")[0] == 0
+
+
 def test_folders_of_frames_are_clips_on_request(predict: RunMain, model: S4D, media: Path) -> None:
     status, text, _ = predict(media / "clips", "--frames", "--json")
     found = {Path(answer["input"]).name: answer for answer in json.loads(text)["predictions"]}
