@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from engine import checkpoint_files, checkpoint_writer
+from engine.adamw import WholeAdamW
 from engine.checkpoint import Checkpoints
 from engine.checkpoint_files import verify_checkpoint
 from engine.master_state import MOMENTS
@@ -101,7 +102,7 @@ def live_sums(checkpoints: Checkpoints) -> dict[str, str]:
 
     found = {}
     for name, parameter in checkpoints._task.module.named_parameters():
-        if type(checkpoints._state._engine.optimizer) is torch.optim.AdamW:
+        if isinstance(checkpoints._state._engine.optimizer, WholeAdamW):
             whole = {
                 "": parameter,
                 **{f"{key}/": checkpoints._state._optimizer.state[parameter][key] for key in MOMENTS},

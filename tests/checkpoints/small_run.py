@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.adamw import WholeAdamW
 from engine.checkpoint import Checkpoints
 from engine.ema import MovingAverage
 from engine.master_state import MOMENTS, MasterState
@@ -38,7 +39,7 @@ class SmallRun:
         torch.manual_seed(5)
         small = nn.ModuleDict({"first": nn.Linear(width, width), "second": nn.Linear(width, 3)})
         self.task = SmallTask(module or small)
-        self.optimizer = torch.optim.AdamW(self.task.module.parameters(), lr=0.01)
+        self.optimizer = WholeAdamW([{"params": list(self.task.module.parameters())}], max_norm=None, lr=0.01)
         self.state = MasterState(
             SimpleNamespace(basic_optimizer=self.optimizer, optimizer=self.optimizer), self.task.module
         )
