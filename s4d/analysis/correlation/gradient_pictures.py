@@ -18,28 +18,34 @@ from s4d.analysis.picture import SERIES, Picture, draw_picture
 SHARED = "all shared weights"
 TITLES = {"rest": "norms and embedding"}
 MOST_COLUMNS = 10
+SIDE_BY_SIDE = 2
 
 
 def gradient_pictures(study: GradientStudy) -> list[Picture]:
-    """Lines by kind of weight, then heat maps by layer: mean cosine, and share of batches in conflict."""
-    return [
-        _lines(study),
-        _by_layer(
-            study,
-            lambda found: found.cosine,
-            COSINES,
-            title="cosine",
-            caption="Mean cosine between the tasks' gradients by layer and step. Below 0 the tasks pull apart.",
-        ),
-        _by_layer(
-            study,
-            lambda found: found.negative_share,
-            SHARES,
-            title="batches in conflict",
-            caption="Share of batches in which the tasks' gradients have a negative cosine, by layer and step; of "
-            "gradients that have nothing to do with each other it is half.",
-        ),
-    ]
+    """Lines by kind of weight, then heat maps by layer, two runs a picture: mean cosine, share of batches in conflict."""
+    pictures = [_lines(study)]
+    for first in range(0, len(study.runs), SIDE_BY_SIDE):
+        runs = study.runs[first : first + SIDE_BY_SIDE]
+        pictures.append(
+            _by_layer(
+                runs,
+                lambda found: found.cosine,
+                COSINES,
+                title="cosine",
+                caption="Mean cosine between the tasks' gradients by layer and step. Below 0 the tasks pull apart.",
+            )
+        )
+        pictures.append(
+            _by_layer(
+                runs,
+                lambda found: found.negative_share,
+                SHARES,
+                title="batches in conflict",
+                caption="Share of batches in which the tasks' gradients have a negative cosine, by layer and step; of "
+                "gradients that have nothing to do with each other it is half.",
+            )
+        )
+    return pictures
 
 
 def _lines(study: GradientStudy) -> Picture:
@@ -97,11 +103,11 @@ def _line(axes: Axes, found: Sequence[tuple[int, Agreement]], color: str, label:
 
 
 def _by_layer(
-    study: GradientStudy, value: Callable[[Agreement], float], scale: Scale, *, title: str, caption: str
+    runs: Sequence[RunGradients], value: Callable[[Agreement], float], scale: Scale, *, title: str, caption: str
 ) -> Picture:
     """One table of layers and steps for each run."""
     grids, told = [], []
-    for run in study.runs:
+    for run in runs:
         chosen = spread_out(run.checkpoints)
         names = list(run.checkpoints[0].layers)
         values = np.array([[value(item.layers[name]) for item in chosen] for name in names])
