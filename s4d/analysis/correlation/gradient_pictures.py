@@ -22,7 +22,7 @@ SIDE_BY_SIDE = 2
 
 
 def gradient_pictures(study: GradientStudy) -> list[Picture]:
-    """Lines by kind of weight, then heat maps by layer, two runs a picture: mean cosine, share of batches in conflict."""
+    """Lines by kind of weight, then heat maps by layer, two runs a picture: cosine, share of batches in conflict."""
     pictures = [_lines(study)]
     for first in range(0, len(study.runs), SIDE_BY_SIDE):
         runs = study.runs[first : first + SIDE_BY_SIDE]
