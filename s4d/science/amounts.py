@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from s4d.atomic_files import write_atomically
 from s4d.data.cache.recipe import CacheRecipe
 from s4d.data.cache.write import CacheOptions, write_cache
 from s4d.data.counter import stable_key
 from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import fingerprint, read_manifest, write_manifest
+from s4d.errors import DataError
+from s4d.json_text import to_json
 from s4d.science.arms import ARMS, DYNAMIC, STATIC, UNLABELLED
 from s4d.synth.labelled_sets import make_sets
 
@@ -61,8 +64,8 @@ SIZES = {
             name="cpu",
             configs="cpu",
             clips=1750,
-            labelled_clips=280,
-            images=3500,
+            labelled_clips=1400,
+            images=10500,
             unlabelled_clips=600,
             identities=250,
         ),
@@ -70,7 +73,7 @@ SIZES = {
             name="gpu",
             configs="gpu",
             clips=3500,
-            labelled_clips=560,
+            labelled_clips=2800,
             images=17500,
             unlabelled_clips=4000,
             identities=500,
@@ -117,8 +120,12 @@ class Data:
         self.size, self.folder = size, folder
 
     def make(self) -> None:
-        """Draw, list and decode all sets; a second call does only what an earlier one left."""
+        """Draw, list and decode all sets; a second call does only what an earlier one left.
+
+        DataError for a folder that was filled with other amounts.
+        """
         size = self.size
+        self._take()
         faces = self.folder / "faces"
         make_sets(
             faces,
@@ -132,6 +139,14 @@ class Data:
         stills = sum(row.split == "train" for row in read_manifest(faces / "affectnet.parquet").rows)
         for share in SHARES:
             self._list(faces / "affectnet.parquet", self.media(STATIC, share), round(share * stills))
+
+    def _take(self) -> None:
+        """Note in the folder what it is for; DataError if it is for something else."""
+        path, amounts = self.folder / "amounts.json", to_json(self.size.amounts())
+        if not path.exists():
+            write_atomically(path, amounts)
+        elif path.read_text(encoding="utf-8") != amounts:
+            raise DataError(f"{path}: these data are of other amounts; remove {self.folder} and the runs beside it")
 
     def media(self, source: str, stills: float = 1.0) -> Media:
         """The files of a set, of the stills those with a share of them."""

@@ -12,8 +12,8 @@ from s4d.config import Config, load
 from s4d.data.manifest import ManifestRow
 from s4d.data.plan import SamplePlan
 from s4d.data.sources import Source
-from s4d.errors import UsageError
-from s4d.science.amounts import SIZES, Size, reduced
+from s4d.errors import DataError, UsageError
+from s4d.science.amounts import SIZES, Data, Size, reduced
 from s4d.science.arms import (
     ARMS,
     DYNAMIC,
@@ -174,3 +174,15 @@ def test_kept_samples_are_nested_and_even_over_classes() -> None:
     assert len([row for row in few if row.split == "test"]) == 14
     assert reduced(rows[::-1], CLASSES, 14) == few[::-1]
     assert reduced(rows, CLASSES, 70) == tuple(rows)
+
+
+def test_data_of_other_amounts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("s4d.science.amounts.make_sets", stop)
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            Data(SIZES["tiny"], tmp_path / "data").make()
+    with pytest.raises(DataError, match=r"amounts\.json: these data are of other amounts"):
+        Data(SIZES["cpu"], tmp_path / "data").make()
