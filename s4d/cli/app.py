@@ -22,6 +22,7 @@ from s4d.cli import (
     bench_step,
     bench_zero,
     checkpoint,
+    checkpoint_export,
     config,
     data,
     data_cache,
@@ -73,9 +74,10 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         },
     ),
     "checkpoint": (
-        "Import released weights; look into, check and consolidate checkpoints.",
+        "Import and export weights; look into, check and consolidate checkpoints.",
         {
             "import": checkpoint.import_file,
+            "export": checkpoint_export.export,
             "inspect": checkpoint.inspect,
             "verify": checkpoint.verify,
             "consolidate": checkpoint.consolidate,

@@ -53,7 +53,7 @@ def load_trained(path: Path, *, device: torch.device | str, pointer: str = "late
     if not classes or not all(classes.values()):
         raise DataError(f"{folder / CONFIG_FILE}: field 'classes': expected the class names of at least one head")
     run_config = find_run_config(folder)
-    modalities = _modalities(folder, classes, described, run_config)
+    modalities = modalities_of(folder, classes, described, run_config)
     module = build_finetune(arch, {name: len(names) for name, names in classes.items()}, seed=0)
     try:
         module.load_state_dict(read_tensors(folder))
@@ -79,7 +79,7 @@ def find_run_config(folder: Path) -> Path | None:
     return None
 
 
-def _modalities(
+def modalities_of(
     folder: Path, classes: Mapping[str, tuple[str, ...]], described: Mapping[str, Any], run_config: Path | None
 ) -> dict[str, str]:
     """Modality of each head, from the folder itself or, where it was written before it said so, from its run."""

@@ -101,16 +101,9 @@ def _imported(path: Path, out: Path, form: str, convert: Callable[[], Ledger]) -
 
 
 def _architecture(ledger: Ledger) -> Architecture:
-    arch = architecture_of(ledger.tensors)
-    own, decoder = ledger.num_heads or (arch.num_heads, arch.decoder_num_heads)
-    return dataclasses.replace(
-        arch,
-        image_size=ledger.image_size,
-        num_frames=ledger.num_frames,
-        position_frames=ledger.num_frames,
-        num_heads=own,
-        decoder_num_heads=decoder if ledger.stage == "pretrain" else arch.decoder_num_heads,
-    )
+    if ledger.arch is not None:
+        return ledger.arch
+    return dataclasses.replace(architecture_of(ledger.tensors), image_size=ledger.image_size)
 
 
 def _check_shapes(path: Path, ledger: Ledger, arch: Architecture) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from s4d.models.foreign.forms.ledger import Ledger, Wishes, place_head
+from s4d.models.sizes import Architecture
 
 ATTENTION = re.compile(r"(encoder\.layer|decoder\.decoder_layers)\.(\d+)\.attention\.attention\.(\w+(?:\.\w+)?)")
 REST_OF_BLOCK = re.compile(r"(encoder\.layer|decoder\.decoder_layers)\.(\d+)\.(.+)\.(weight|bias)")
@@ -40,11 +41,9 @@ def convert(source: dict[str, Tensor], config: Mapping[str, Any], wishes: Wishes
     if len(bare) != len(source):
         raise ValueError("the same tensor stands below 'videomae.' and without it")
     ledger = Ledger(
-        {name: source[stored] for name, stored in bare.items()},
-        image_size=_whole(config, "image_size", 224),
-        num_frames=_whole(config, "num_frames", 16),
+        {name: source[stored] for name, stored in bare.items()}, image_size=_whole(config, "image_size", 224)
     )
-    ledger.num_heads = (_whole(config, "num_attention_heads", 12), _whole(config, "decoder_num_attention_heads", 6))
+    ledger.arch = _architecture(config)
     _check_config(ledger, config)
     ledger.stage = "pretrain" if "mask_token" in bare else "finetune" if "fc_norm.weight" in bare else "encoder"
     encoder = "" if ledger.stage == "finetune" else "encoder."
@@ -140,6 +139,29 @@ def _check_config(ledger: Ledger, config: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json: field 'layer_norm_eps': ours is {OUR_EPSILON:g}, got {epsilon!r}")
     if epsilon != OUR_EPSILON:
         ledger.note(f"layer norms add {OUR_EPSILON:g} here (as VideoMAE's own code does), {epsilon:g} in the folder")
+
+
+def _architecture(config: Mapping[str, Any]) -> Architecture:
+    """Every size is stated; those that are left out have transformers' defaults."""
+    width, decoder_width = _whole(config, "hidden_size", 768), _whole(config, "decoder_hidden_size", 384)
+    hidden = (_whole(config, "intermediate_size", 3072), _whole(config, "decoder_intermediate_size", 1536))
+    ratio = hidden[0] // width
+    if hidden[0] != ratio * width or ("decoder_intermediate_size" in config and hidden[1] != ratio * decoder_width):
+        raise ValueError(f"config.json: field 'intermediate_size': {hidden[0]} is no multiple that the decoder shares")
+    return Architecture(
+        embed_dim=width,
+        depth=_whole(config, "num_hidden_layers", 12),
+        num_heads=_whole(config, "num_attention_heads", 12),
+        decoder_embed_dim=decoder_width,
+        decoder_depth=_whole(config, "decoder_num_hidden_layers", 4),
+        decoder_num_heads=_whole(config, "decoder_num_attention_heads", 6),
+        image_size=_whole(config, "image_size", 224),
+        num_frames=_whole(config, "num_frames", 16),
+        patch_size=_whole(config, "patch_size", 16),
+        tubelet_size=_whole(config, "tubelet_size", 2),
+        position_frames=_whole(config, "num_frames", 16),
+        mlp_ratio=ratio,
+    )
 
 
 def _whole(config: Mapping[str, Any], name: str, default: int) -> int:

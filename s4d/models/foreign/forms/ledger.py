@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from s4d.models.positions import sinusoid_table
+from s4d.models.sizes import Architecture
 
 # Two programs that compute the same table, one of them in float32, differ by less.
 TABLE_TOLERANCE = 1e-4
@@ -29,10 +30,11 @@ class Ledger:
     """Tensors of a file, and what became of each: taken under our name, combined into ours, or left with a reason.
 
     `tensors` are ours so far, `stage` says what they are: `pretrain`, `finetune`, or `encoder` for an encoder alone.
-    `image_size` and `num_frames` are those of the model's input, `heads` the class names that the file itself has.
+    `image_size` is that of the model's input, `classes` the names that the file itself has, `arch` the architecture
+    where it is stated and not to be read off the shapes.
     """
 
-    def __init__(self, source: Mapping[str, Tensor], *, image_size: int, num_frames: int = 16) -> None:
+    def __init__(self, source: Mapping[str, Tensor], *, image_size: int) -> None:
         self.source = source
         self.tensors: dict[str, Tensor] = {}
         self.mapped: dict[str, str] = {}
@@ -42,8 +44,7 @@ class Ledger:
         self.stage = "encoder"
         self.classes: dict[str, tuple[str, ...]] = {}
         self.image_size = image_size
-        self.num_frames = num_frames
-        self.num_heads: tuple[int, int] | None = None
+        self.arch: Architecture | None = None
 
     @property
     def rest(self) -> list[str]:

@@ -243,7 +243,7 @@ HF_CONFIG = {
     "hidden_size": WIDTH,
     "num_hidden_layers": DEPTH,
     "num_attention_heads": 3,
-    "decoder_num_attention_heads": 3,
+    "intermediate_size": 4 * WIDTH,
     "image_size": 160,
     "layer_norm_eps": 1e-12,
     "id2label": {str(number): name for number, name in enumerate(NAMES)},

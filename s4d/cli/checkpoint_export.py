@@ -1,0 +1,65 @@
+"""`s4d checkpoint export`: a model of ours as a file of another program."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s4d.cli.output import AsJson, print_json, print_lines, relative
+
+
+class Target(StrEnum):
+    """What a model can be exported to."""
+
+    HF_VIDEOMAE = "hf-videomae"
+    TORCH_EXPORT = "torch-export"
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+
+
+class Modality(StrEnum):
+    """What an encoder without heads is shown."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Run, checkpoint or model folder.", show_default=False)],
+    *,
+    to: Annotated[Target, typer.Option(help="Form to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="File to create; for hf-videomae a folder.", show_default=False)],
+    head: Annotated[str | None, typer.Option(help="Head to export; left out: the only one that fits.")] = None,
+    modality: Annotated[Modality, typer.Option(help="Input of an encoder without heads.")] = Modality.VIDEO,
+    batch: Annotated[int, typer.Option(min=1, help="Samples in one call of a program.")] = 1,
+    check_with: Annotated[
+        str | None, typer.Option(help="Python that has transformers: hf-videomae is also run there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a checkpoint for another program: compared with the source first, kept only if it agrees.
+
+    hf-videomae: a folder for transformers (no experts). torch-export, onnx: uint8 frames of one shape in, logits out.
+    safetensors: one file under the names of the released S4D code.
+    """
+    from s4d.models.export.source import Wanted, open_source
+    from s4d.models.export.table import EXPORTERS
+
+    wanted = Wanted(head=head, modality=modality.value, batch=batch, check_with=check_with)
+    report = EXPORTERS[to.value](open_source(checkpoint), out, wanted)
+    if as_json:
+        print_json(
+            {
+                "out": relative(out),
+                "to": to.value,
+                "compared": report.compared,
+                "largest_difference": report.largest_difference,
+                "notes": report.notes,
+            }
+        )
+        return
+    print_lines([f"compared: {report.compared}; largest difference {report.largest_difference:.2g}"])
+    print_lines([*(f"note: {note}" for note in report.notes), f"wrote {relative(out)}"])
