@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report bench-compare demo science clean distclean
+.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report bench-compare demo science docs clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,16 +54,29 @@ native-sanitize: ## build the native library aside with sanitizers and run its c
 		kernels/native/*.cpp tests/kernels/native/sanitized_cases.cpp -o $(SANITIZED)/cases
 	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 $(SANITIZED)/cases
 
+# ---- manual: its packages are installed when it is first built ----
+
+SPHINX := $(VENV)/.sphinx-installed
+
+$(SPHINX): $(PACKAGES)
+	@echo "docs: installing Sphinx into $(VENV)"
+	@$(PIP) $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
+
+docs: env $(SPHINX) ## build the manual: build/docs/index.html
+	$(PY) -m sphinx -W --keep-going -n -E -q docs build/docs
+	@echo "docs: open build/docs/index.html"
+
 # ---- checks and tests ----
 
-SOURCES := kernels s4d engine tests
+SOURCES := kernels s4d engine tests docs
 CXX_SOURCES = $(shell find kernels/native tests/kernels/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 check: env ## lint, formatting and types
 	$(PY) -m ruff check $(SOURCES)
 	$(PY) -m ruff format --check $(SOURCES)
-	$(PY) -m mypy kernels s4d engine
+	MYPYPATH=docs/_ext $(PY) -m mypy kernels s4d engine docs/_ext
 	$(VENV)/bin/clang-format --dry-run -Werror $(or $(CXX_SOURCES),$(error no C++ sources under kernels/native))
 
 test: env check ## the quick suite; tests that start several processes run alone
@@ -72,7 +85,7 @@ test: env check ## the quick suite; tests that start several processes run alone
 
 SLICE ?= 1/1
 SLICE_SECONDS ?= 0
-test-deep: env rig-tools ## long checks; SLICE=2/7 runs the second of seven parts
+test-deep: env rig-tools $(SPHINX) ## long checks; SLICE=2/7 runs the second of seven parts
 	PYTHONPATH=tests $(PYTEST) -n 2 -p deep_slice -m deep --timeout 900 --deep-slice $(SLICE) --deep-seconds $(SLICE_SECONDS)
 
 test-multinode: env rig-tools ## two and three nodes as network namespaces on this machine; needs root

@@ -30,7 +30,7 @@ def may_change(model: type[BaseModel], key: str, old: object, new: object) -> bo
     for part in key.split("."):
         if isinstance(node, type) and issubclass(node, BaseModel) and part in node.model_fields:
             field = node.model_fields[part]
-            node, free = _section_of(field), _freedom(field)
+            node, free = _section_of(field), freedom(field)
     return old in free and new in free if isinstance(free, list) else free is True
 
 
@@ -43,7 +43,7 @@ def _settings(section: BaseModel, values: dict[str, Any], prefix: str) -> Iterat
             for index, item in enumerate(child):
                 yield from _settings(item, value[index], f"{prefix}{name}.{index}.")
         else:
-            yield f"{prefix}{name}", {"value": value, **_default(section, name, field), "free": _freedom(field)}
+            yield f"{prefix}{name}", {"value": value, **_default(section, name, field), "free": freedom(field)}
 
 
 def _default(section: BaseModel, name: str, field: FieldInfo) -> Setting:
@@ -54,7 +54,8 @@ def _default(section: BaseModel, name: str, field: FieldInfo) -> Setting:
     return {"default": plain.model_dump(mode="json", include={name})[name]}
 
 
-def _freedom(field: FieldInfo) -> Any:
+def freedom(field: FieldInfo) -> Any:
+    """True for a field that may change, False for one that may not, a list of values that are as good as each other."""
     word = field.json_schema_extra.get("resume") if isinstance(field.json_schema_extra, dict) else None
     return True if word == "free" else word or False
 
