@@ -45,7 +45,11 @@ def test_pretraining() -> None:
     assert clips.pixels.dtype == torch.uint8 and images.erase is not None
     assert steps[0][0].drop_path_keep is not None and steps[0][0].masked_indices.numel() > 0
     assert batches.samples_per_step == steps[0][0].step_samples == {"image": 8, "video": 4}
-    assert description(batches.config) == {"loss_weights": {"image": 0.5, "video": 0.5}, "classes": {}}
+    assert description(batches.config) == {
+        "loss_weights": {"image": 0.5, "video": 0.5},
+        "classes": {},
+        "class_priors": {},
+    }
 
 
 def test_finetuning_has_a_head_for_each_source() -> None:
