@@ -21,8 +21,19 @@ from s4d.models.export.table import EXPORTERS
 pytestmark = [pytest.mark.deep, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[4]
-# pydantic, PyYAML and typer are what our own command needs beside torch.
-PACKAGES = ("torch", "safetensors", "numpy", "onnx", "onnxscript", "onnxruntime", "pydantic", "pyyaml", "typer")
+# Pillow, pydantic, PyYAML and typer are what our own command needs beside torch.
+PACKAGES = (
+    "torch",
+    "safetensors",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "pillow",
+    "pydantic",
+    "pyyaml",
+    "typer",
+)
 TRANSFORMERS = "transformers==5.23.0"
 Saved = Callable[..., Path]
 
