@@ -14,7 +14,8 @@ from s4d import __version__  # noqa: E402  (the path above makes it importable w
 project = "S4D engine"
 author = "The S4D engine authors"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.mathjax", "generated_pages"]
+extensions = ["myst_parser", "generated_pages", "offline_math"]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath"]
 # Anchors for the headings that links of the README and of other pages name, as a repository browser makes them.
 myst_heading_anchors = 3
@@ -24,3 +25,4 @@ html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
 html_copy_source = False
+html_show_copyright = False

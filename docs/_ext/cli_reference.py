@@ -39,8 +39,8 @@ def parameters() -> Iterator[tuple[str, str, str]]:
 
 
 def _command_text(path: tuple[str, ...], command: Any) -> str:
-    rows = [(_name(each), _kind(each), _default(each), _help(each)) for each in _parameters(command)]
-    listed = table(("argument or option", "value", "default", "meaning"), rows) if rows else "It takes no options.\n"
+    rows = [(_name(each), _help(each), _kind(each), _default(each)) for each in _parameters(command)]
+    listed = table(("argument or option", "meaning", "value", "default"), rows) if rows else "It takes no options.\n"
     return f"### s4d {' '.join(path)}\n\n{_paragraphs(command)}\n\n{listed}"
 
 

@@ -15,7 +15,7 @@ from s4d.config import Config
 from s4d.config_drift import freedom
 
 Section = type[BaseModel]
-COLUMNS = ("field", "type", "default", "meaning", "resume")
+COLUMNS = ("field", "meaning", "type", "default", "resume")
 LIMITS = {
     "ge": "from {:g}",
     "gt": "over {:g}",
@@ -71,7 +71,7 @@ def _row(name: str, field: FieldInfo) -> tuple[str, ...]:
     free = freedom(field)
     resume = f"{' and '.join(map(str, free))} alike" if isinstance(free, list) else "free" if free else "fixed"
     default = "required" if field.default is PydanticUndefined else code(_value(field.default))
-    return code(name), _kind(field.annotation, _limits(field.metadata)), default, field.description or "", resume
+    return code(name), field.description or "", _kind(field.annotation, _limits(field.metadata)), default, resume
 
 
 def _kind(annotation: Any, limits: str = "") -> str:

@@ -75,9 +75,9 @@ def test_every_argument_and_option_has_a_help_text() -> None:
 @pytest.mark.parametrize(
     ("row", "field"),
     [
-        ("| `seed` | whole number | `0` | of the first weights, the order and all draws | fixed |", "seed"),
-        ("| `warmup_share` | number from 0 to 1 | `0.05` | share of all steps spent warming up | fixed |", "optim"),
-        ("| `manifest` | text | required | what it lists must stay; the file may move | free |", "data.sources.N"),
+        ("| `seed` | of the first weights, the order and all draws | whole number | `0` | fixed |", "seed"),
+        ("| `warmup_share` | share of all steps spent warming up | number from 0 to 1 | `0.05` | fixed |", "optim"),
+        ("| `manifest` | what it lists must stay; the file may move | text | required | free |", "data.sources.N"),
     ],
 )
 def test_a_row_of_the_configuration_reference(row: str, field: str) -> None:
@@ -85,7 +85,7 @@ def test_a_row_of_the_configuration_reference(row: str, field: str) -> None:
 
 
 def test_a_row_of_the_command_reference() -> None:
-    row = "| `--ranks` | whole number from 1 | `1` | Processes that share a step. |"
+    row = "| `--ranks` | Processes that share a step. | whole number from 1 | `1` |"
     text = cli_reference.cli_reference()
     assert row in text.partition("### s4d config show\n")[2].partition("###")[0]
 
