@@ -29,13 +29,18 @@ def cli_reference() -> str:
     return "\n".join(["## Commands without a group\n", *alone, *groups])
 
 
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command and group with the words that call it."""
+    stack: list[tuple[str, Any]] = [("s4d", get_command(build_app()))]
+    while stack:
+        words, command = stack.pop()
+        stack += [(f"{words} {name}", inner) for name, inner in _children(command)]
+        yield words, command
+
+
 def parameters() -> Iterator[tuple[str, str, str]]:
     """Every argument and option as the command's words, its own name and its help text."""
-    stack: list[tuple[tuple[str, ...], Any]] = [(("s4d",), get_command(build_app()))]
-    while stack:
-        path, command = stack.pop()
-        stack += [((*path, name), inner) for name, inner in _children(command)]
-        yield from ((" ".join(path), _name(each), _help(each)) for each in _parameters(command))
+    return ((words, _name(each), _help(each)) for words, command in commands() for each in _parameters(command))
 
 
 def _command_text(path: tuple[str, ...], command: Any) -> str:

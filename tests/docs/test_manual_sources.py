@@ -19,7 +19,7 @@ import dataset_reference  # noqa: E402
 import page_sources  # noqa: E402
 import results  # noqa: E402
 
-from s4d.config import Config  # noqa: E402
+from s4d.config import Config, load  # noqa: E402
 from s4d.datasets import DATASETS  # noqa: E402
 
 PAGES = sorted(DOCS.glob("*.md"))
@@ -133,6 +133,36 @@ def test_links_lead_somewhere(path: Path) -> None:
 )
 def test_links_of_files_elsewhere_lead_to_pages(folder: str, given: str, expected: str) -> None:
     assert page_sources.relinked(given, ROOT / folder) == expected
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SHOWN], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_fields_that_a_page_names_exist(path: Path) -> None:
+    """In code inside a line, such as `optim.lr=1e-4`; entries of a mapping are named through it."""
+    sections = dict(config_reference.sections())
+    values = {prefix + name for prefix, section in sections.items() for name, _ in config_reference.fields(section)}
+    known = values | {prefix.rstrip(".") for prefix in sections} | {"data.sources"}
+    named = re.findall(rf"`((?:{'|'.join(Config.model_fields)})(?:\.\w+)+)[`=:]", path.read_text(encoding="utf-8"))
+    named = [re.sub(r"\.(\d+|[A-Z])\b", ".N", name) for name in named if not name.endswith((".json", ".safetensors"))]
+    assert not [name for name in named if name not in known and name.rpartition(".")[0] not in values]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SHOWN], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_that_a_page_names_exist(path: Path) -> None:
+    known = {words: bool(getattr(command, "commands", {})) for words, command in cli_reference.commands()}
+    code = re.compile(
+        r"(?:^    [^\n]*?|`)(?:\.venv/bin/)?(?<!from )s4d ([a-z][a-z-]+)(?: ([a-z][a-z-]+))?", re.MULTILINE
+    )
+    for first, second in code.findall(path.read_text(encoding="utf-8")):
+        assert f"s4d {first}" in known
+        assert not second or not known[f"s4d {first}"] or f"s4d {first} {second}" in known
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SHOWN], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_whole_configurations_in_pages_are_valid(path: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for number, block in enumerate(block for block in blocks if block.startswith("name:")):
+        (tmp_path / f"{number}.yaml").write_text(block)
+        load(tmp_path / f"{number}.yaml")
 
 
 def test_an_unknown_part_is_an_error() -> None:
