@@ -128,12 +128,14 @@ def import_tensors(
 
 
 def refuse_differences(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
-    """DataError for the first tensor, by name, that is missing, not expected or of another shape."""
+    """DataError for the first tensor, by name, that is missing, not expected, of another shape or of whole numbers."""
     for name in sorted(set(tensors) | set(expected)):
         if name not in expected or name not in tensors or tensors[name].shape != expected[name]:
             got = f"shape {tuple(tensors[name].shape)}" if name in tensors else "nothing"
             wanted = f"shape {tuple(expected[name])}" if name in expected else "no such tensor"
             raise DataError(f"{path}: tensor {name!r}: expected {wanted}, got {got}")
+        if not tensors[name].is_floating_point():
+            raise DataError(f"{path}: tensor {name!r}: expected floating-point numbers, got {tensors[name].dtype}")
 
 
 def expected_shapes(arch: Architecture, heads: Mapping[str, int], pretrained: bool) -> dict[str, torch.Size]:

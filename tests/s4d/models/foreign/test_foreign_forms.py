@@ -113,6 +113,13 @@ def test_a_pickled_file(tmp_path: Path) -> None:
     assert set(report.mapped) == set(state)
 
 
+def test_weights_are_no_whole_numbers(tmp_path: Path) -> None:
+    state = videomae_classifier()
+    state["blocks.1.norm1.bias"] = torch.zeros(WIDTH, dtype=torch.int32)
+    with pytest.raises(DataError, match=r"'blocks\.1\.norm1\.bias': expected floating-point numbers, got torch\.int32"):
+        import_form("videomae", stored(tmp_path, state), tmp_path / "out", CLIPS)
+
+
 def test_a_dropped_head_leaves_the_rest(tmp_path: Path) -> None:
     state = videomae_classifier()
     out, report = imported(tmp_path, "videomae", state, Wishes(drop_head=True))
