@@ -76,7 +76,7 @@ class Search:
             for name, tensor in tensors:
                 self._look(f"{kind} {name}", tensor)
                 # Where the weights are divided over the ranks, each looks at its own part too.
-                self._look(f"{kind} {name}", _own_part(tensor))
+                self._look(f"{kind} {name}", own_part(tensor))
         for batch in self._batches:
             for name, tensor in tensors_in(batch):
                 self._look(f"input {name}", tensor, batch)
@@ -134,7 +134,7 @@ class Search:
             self._found = Finding(order=self._looks, text=name + samples)
 
 
-def _own_part(weight: Any) -> Tensor:
+def own_part(weight: Any) -> Tensor:
     """This rank's part of a weight that is divided over the ranks, else the weight itself.
 
     The parts of the last ranks end in padding, where the size is no multiple of their number: ZeRO-3 never writes it.

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from poison import BAD_STEP, STEPS, Case, Poison  # noqa: E402 (found through the line above)
 
 from engine.failure import leave  # noqa: E402
+from engine.first_bad import own_part  # noqa: E402
 from engine.loop import Training  # noqa: E402
 from engine.run import Choices, execute  # noqa: E402
 from engine.run_folder import RunFolder  # noqa: E402
@@ -118,7 +119,8 @@ def digest(guard: Any) -> str:
     state = average._state
     tensors = [*state.shards, *state.moments("exp_avg"), *state.moments("exp_avg_sq"), *average.shards]
     tensors += [state._optimizer.state[shard]["step"] for shard in state.shards]
-    tensors += [getattr(value, "ds_tensor", value) for value in guard._engine.module.parameters()]
+    # Padding is no state: ZeRO-3 may write it or not.
+    tensors += [own_part(value) for value in guard._engine.module.parameters()]
     hashes = hashlib.sha256()
     for tensor in tensors:
         hashes.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
