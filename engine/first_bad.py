@@ -137,7 +137,8 @@ class Search:
 def own_part(weight: Any) -> Tensor:
     """This rank's part of a weight that is divided over the ranks, else the weight itself.
 
-    The parts of the last ranks end in padding, where the size is no multiple of their number: ZeRO-3 never writes it.
+    The parts of the last ranks end in padding, where the size is no multiple of their number: it holds whatever that
+    memory held before, until something writes it.
     """
     part: Tensor | None = getattr(weight, "ds_tensor", None)
     if part is None:

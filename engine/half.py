@@ -77,16 +77,16 @@ class _Places:
             for name, value in table.items()
             if value is not None and value.is_floating_point()
         ]
-        for value in [table[name] for table, name in self._places] if narrow else ():
-            # The others are small, and their gradients sums over many rows.
-            if isinstance(value, nn.Parameter) and value.ndim >= 2:
-                value.grad_dtype = None
+        self._narrow = narrow
+        for table, name in self._places:
+            if narrow and _is_matrix(table[name]):
+                table[name].grad_dtype = None  # any
 
     @contextmanager
     def rounded(self) -> Iterator[Pairs]:
         """Put bf16 copies in the places; yields what was there with its copy, and puts it back."""
         wide = [table[name] for table, name in self._places]
-        pairs = [(value, _copy(value)) for value in wide]
+        pairs = [(value, self._copy(value)) for value in wide]
         try:
             for (table, name), (_, copy) in zip(self._places, pairs, strict=True):
                 table[name] = copy
@@ -95,12 +95,15 @@ class _Places:
             for (table, name), value in zip(self._places, wide, strict=True):
                 table[name] = value
 
+    def _copy(self, value: Tensor) -> Tensor:
+        narrow = self._narrow and _is_matrix(value)
+        copy: Tensor = _Rounded.apply(value) if narrow else value.to(torch.bfloat16)
+        return copy
 
-def _copy(value: Tensor) -> Tensor:
-    # A gradient of any type is allowed where it may stay in bf16.
-    narrow = value.is_leaf and value.grad_dtype is None
-    copy: Tensor = _Rounded.apply(value) if narrow else value.to(torch.bfloat16)
-    return copy
+
+def _is_matrix(value: Tensor) -> bool:
+    # The others are small, and their gradients sums over many rows.
+    return isinstance(value, nn.Parameter) and value.ndim >= 2
 
 
 class _Rounded(torch.autograd.Function):
