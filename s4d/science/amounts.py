@@ -1,8 +1,9 @@
-"""How much is generated for a size of the experiment, and the manifests and caches that its runs read."""
+"""How much is generated for a size of the experiment, and the crops, manifests and caches that its runs read."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,16 +13,22 @@ from s4d.atomic_files import write_atomically
 from s4d.data.cache.recipe import CacheRecipe
 from s4d.data.cache.write import CacheOptions, write_cache
 from s4d.data.counter import stable_key
+from s4d.data.crop.finders import open_annotations
+from s4d.data.crop.recipe import build_recipe
+from s4d.data.crop.run import crop_manifest
 from s4d.data.manifest import ManifestRow
 from s4d.data.manifest_io import fingerprint, read_manifest, write_manifest
 from s4d.errors import DataError
 from s4d.json_text import to_json
 from s4d.science.arms import ARMS, DYNAMIC, STATIC, UNLABELLED
+from s4d.shipped_configs import SHIPPED
 from s4d.synth.labelled_sets import make_sets
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs" / "science"
+CONFIGS = SHIPPED / "science"
 SHARES = tuple(sorted({arm.stills for arm in ARMS if STATIC in arm.sources}))
+# Level eyes in one place, as sets of faces are handed out. The crop of a clip stands still: how the head moves is part
+# of an expression.
+CROP = build_recipe("eyes", size=72, margin=0.0, per="clip")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,10 +70,10 @@ SIZES = {
         Size(
             name="cpu",
             configs="cpu",
-            clips=1750,
+            clips=3500,
             labelled_clips=1400,
             images=10500,
-            unlabelled_clips=600,
+            unlabelled_clips=1200,
             identities=250,
         ),
         Size(
@@ -120,7 +127,7 @@ class Data:
         self.size, self.folder = size, folder
 
     def make(self) -> None:
-        """Draw, list and decode all sets; a second call does only what an earlier one left.
+        """Draw, crop, list and decode all sets; a second call does only what an earlier one left.
 
         DataError for a folder that was filled with other amounts.
         """
@@ -134,11 +141,12 @@ class Data:
             identities=size.identities,
             pretrain_clips=size.unlabelled_clips,
         )
-        self._list(faces / "voxceleb2.parquet", self.media(UNLABELLED), None)
-        self._list(faces / "dfew.parquet", self.media(DYNAMIC), size.labelled_clips)
-        stills = sum(row.split == "train" for row in read_manifest(faces / "affectnet.parquet").rows)
+        self._list(self._crop(UNLABELLED), self.media(UNLABELLED), None)
+        self._list(self._crop(DYNAMIC), self.media(DYNAMIC), size.labelled_clips)
+        cropped = self._crop(STATIC)
+        stills = sum(row.split == "train" for row in read_manifest(cropped).rows)
         for share in SHARES:
-            self._list(faces / "affectnet.parquet", self.media(STATIC, share), round(share * stills))
+            self._list(cropped, self.media(STATIC, share), round(share * stills))
 
     def _take(self) -> None:
         """Note in the folder what it is for; DataError if it is for something else."""
@@ -161,6 +169,15 @@ class Data:
         """Content of a set's manifest in short."""
         return read_manifest(self.media(source, stills).manifest).fingerprint[:16]
 
+    def _crop(self, source: str) -> Path:
+        """Cut the faces of a set out; the manifest of the crops."""
+        faces, out = self.folder / "faces", self.folder / "crops" / source
+        manifest = out / "manifest.parquet"
+        if not manifest.exists():
+            where = open_annotations(faces / source / "faces.csv")
+            crop_manifest(faces / f"{source}.parquet", out, CROP, where, workers=os.cpu_count() or 1)
+        return manifest
+
     def _list(self, whole: Path, media: Media, kept: int | None) -> None:
         if not media.manifest.exists():
             manifest = read_manifest(whole)
@@ -168,8 +185,7 @@ class Data:
             write_manifest(
                 replace(manifest, rows=rows, fingerprint=fingerprint(rows, manifest.classes)), media.manifest
             )
-        # All of the shorter side is kept: faces are generated at the size they are cut from.
-        write_cache(media.manifest, media.cache, CacheRecipe(short_side=192), CacheOptions(workers=1), _silent)
+        write_cache(media.manifest, media.cache, CacheRecipe(), CacheOptions(workers=1), _silent)
 
 
 def _silent(stage: str, done: int, total: int, size: int) -> None:

@@ -48,7 +48,8 @@ PRETRAININGS = {
 class Arm:
     """One recipe: labelled sets, the pre-training it starts from (None: none), the share of the stills, overrides.
 
-    `alternates`: one modality per step, so that twice the samples go into each.
+    `alternates`: one modality per step, so that twice the samples go into each. `keeps`: checkpoints on the way are
+    kept, for the study of gradients.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Arm:
     pretraining: str | None
     stills: float = 1.0
     alternates: bool = False
+    keeps: bool = False
     overrides: tuple[str, ...] = ()
 
 
@@ -75,6 +77,7 @@ ARMS: tuple[Arm, ...] = (
         group="claim",
         sources=BOTH,
         pretraining="dual",
+        keeps=True,
         overrides=("mode=multitask",),
     ),
     Arm(
@@ -86,7 +89,7 @@ ARMS: tuple[Arm, ...] = (
         alternates=True,
         overrides=("recipe=release", *SAME_TEST),
     ),
-    Arm(name="moae", title="MoAE, s4d recipe", group="claim", sources=BOTH, pretraining="dual"),
+    Arm(name="moae", title="MoAE, s4d recipe", group="claim", sources=BOTH, pretraining="dual", keeps=True),
     *(
         [Arm(name="best", title="best variation", group="claim", sources=BOTH, pretraining="dual", overrides=BEST)]
         if BEST

@@ -16,6 +16,10 @@ from s4d.statistics import Interval
 
 COLUMNS = ("arm", "seeds", "DFER UAR", "DFER WAR", "SFER UAR", "SFER WAR", "minutes")
 GAIN_COLUMNS = ("set", "from", "to", "seeds", "gain in UAR", "95 % interval", "gain in WAR", "95 % interval")
+# A terminal has room for what is asked for most: WAR is on the page and in the JSON.
+TERMINAL_COLUMNS = ("arm", "seeds", "DFER UAR", "SFER UAR", "minutes")
+TERMINAL_GAIN_COLUMNS = ("set", "from", "to", "seeds", "gain in UAR", "95 % interval")
+MODALITY = {DYNAMIC: "DFER", STATIC: "SFER"}
 TITLES: dict[Group, str] = {"claim": "Arms", "scaling": "Amount of SFER data", "variation": "Variations"}
 
 
@@ -65,6 +69,11 @@ def arm_rows(results: Sequence[Result], names: Sequence[str], group: Group = "cl
     return rows
 
 
+def terminal_rows(results: Sequence[Result], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Cells of `TERMINAL_COLUMNS` for each arm."""
+    return [(name, row[1], row[2], row[4], row[6]) for name, row in zip(names, arm_rows(results, names), strict=True)]
+
+
 def _cell(found: Spread | None) -> str:
     if found is None:
         return "-"
@@ -78,6 +87,11 @@ def gain_row(gain: Gain) -> tuple[str, ...]:
     cells = [cell for interval in (gain.scores.uar, gain.scores.war) for cell in _interval(interval)]
     before, after = (f"`{name}`" for name in (gain.before, gain.after))
     return (SET_TITLES[gain.source], before, after, str(len(gain.seeds)), *cells)
+
+
+def terminal_gain(gain: Gain) -> tuple[str, ...]:
+    """Cells of `TERMINAL_GAIN_COLUMNS`."""
+    return (MODALITY[gain.source], gain.before, gain.after, *gain_row(gain)[3:6])
 
 
 def _interval(interval: Interval) -> tuple[str, str]:

@@ -44,6 +44,8 @@ from s4d.science.cross_use import cross_use
 
 SCHEMA = 1
 FINISHED = "finished.json"
+# Checkpoints of a run that are kept, where any are.
+KEPT = 10
 
 
 class Train(Protocol):
@@ -116,6 +118,9 @@ class Experiment:
         """The whole command line of a row behind `--config`, run folder apart."""
         arm = row.arm
         words = [*finetune_overrides(arm, self.size.finetune), *self.size.overrides, *self.size.finetune_overrides]
+        if arm.keeps:
+            every = max(1, (load(self.size.finetune, words).engine.steps or 0) // KEPT)
+            words += [f"engine.save_every={every}", f"engine.keep_every={every}"]
         if arm.alternates:
             per_step = load(self.size.finetune, words).batch.per_step
             stills, clips = self.data.count(STATIC, arm.stills), self.data.count(DYNAMIC)
