@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.checkpoint_files import STATE, read_plain, verify_checkpoint
+from engine.checkpoint_files import REPLACED, STATE, read_plain, replace_record, step_folder, verify_checkpoint
 from engine.checkpoint_manifest import MANIFEST, MAX_BYTES, is_whole, parse_json
 from engine.checkpoint_retention import Retention, published
 from engine.checkpoint_writer import CheckpointWriter, Snapshot
@@ -33,7 +33,10 @@ SETTINGS, CONFIG = "settings.json", "config.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, written and read by all ranks together."""
+    """The checkpoints of one run folder, written and read by all ranks together.
+
+    `commit` is that of the sources that train, asked for at the start: what runs is what was there then.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,9 @@ class Checkpoints:
         average: MovingAverage,
         settings: Settings,
         policy: EngineSettings,
+        commit: str | None = None,
     ) -> None:
+        self._folder = folder
         self._runtime = runtime
         self._task = task
         self._state = state
@@ -53,6 +58,7 @@ class Checkpoints:
         self._settings = settings
         self._keep_best = policy.keep_best
         self._scores: tuple[int, Mapping[str, float]] = (0, {})
+        self._commit = commit
         self._copies = HostCopies(runtime.device)
         self._writer = CheckpointWriter(
             folder,
@@ -87,7 +93,7 @@ class Checkpoints:
         snapshot = Snapshot(
             step=step,
             tensors=tensors,
-            records={STATE: state, SETTINGS: self._settings, CONFIG: self._task.describe()},
+            records={STATE: state, SETTINGS: self._settings, CONFIG: self._description(step, scored=at == step)},
             begin=begin,
         )
         self._writer.begin(step, snapshot if self._runtime.rank == 0 else None)
@@ -118,6 +124,29 @@ class Checkpoints:
             if self._keep_best is not None and self._keep_best not in scores:
                 known = ", ".join(scores) or "none"
                 raise UnknownScoreError(f"engine.keep_best: no score {self._keep_best!r} in the evaluation ({known})")
+
+    def describe_again(self, step: int) -> None:
+        """Give the checkpoint of `step`, the last of a finished run, the scores that were found after it; collective.
+
+        SaveError for a disk that refuses, whatever failures are allowed: the same command tries again.
+        """
+        with self._runtime.together("describing the checkpoint"):
+            folder = step_folder(self._folder, step)
+            described = self._description(step, scored=True)
+            there = any(folder.with_name(folder.name + end).is_dir() for end in ("", REPLACED))
+            if self._runtime.rank == 0 and "metrics" in described and there:
+                replace_record(folder, CONFIG, described)
+
+    def _description(self, step: int, *, scored: bool) -> dict[str, Any]:
+        """What the task says of its weights; `scored`: its last evaluation is one of these very weights."""
+        described = dict(self._task.describe())
+        metrics = described.pop("metrics", None)
+        return {
+            **described,
+            "step": step,
+            **({"metrics": {"step": step, **metrics}} if metrics is not None and scored else {}),
+            **({"commit": self._commit} if self._commit is not None else {}),
+        }
 
     def _collect(self) -> dict[str, dict[str, Tensor]]:
         """Files and their tensors on rank 0, empty files elsewhere; every rank takes part in gathering."""

@@ -6,6 +6,7 @@ is renamed last. Readers trust only what the manifest confirms.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -39,6 +40,10 @@ ASIDE = ".tmp-"
 REPLACED = "-replaced"
 STEP = re.compile(r"step-(\d{8,})")
 STATE = "state.json"
+# For people, who may change it.
+CARD = "README.md"
+# What file systems say that cannot give a file two names.
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 CHUNK_BYTES = 8 << 20
 MAX_REASON = 300
 TYPE_NAMES = {
@@ -137,6 +142,50 @@ def write_checkpoint(
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def replace_record(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Publish an intact `folder` again with another JSON file `name`; its other files stay the same where two names of
+    one file are possible, else they are copied.
+
+    SaveError as from `write_checkpoint`.
+    """
+    aside = folder.with_name(f"{ASIDE}{folder.name}-{secrets.token_hex(4)}")
+    old = folder.with_name(folder.name + REPLACED)
+    data = render_json(content)
+    try:
+        if old.exists() and not folder.exists():
+            # An earlier attempt was cut off between its two renamings.
+            old.rename(folder)
+        files = dict(parse_manifest(read_plain(folder / MANIFEST, MAX_BYTES))["files"])
+        aside.mkdir()
+        for kept in sorted(files.keys() - {name}):
+            _name_twice(folder / kept, aside / kept)
+        files[name] = _write_bytes(aside / name, data)
+        _write_bytes(aside / MANIFEST, render_manifest(files))
+        flush(aside)
+        _put_in_place(aside, folder)
+    except OSError as error:
+        refusal = refused(folder, error, len(data))
+        shutil.rmtree(aside, ignore_errors=True)
+        raise refusal from error
+
+
+def _name_twice(path: Path, other: Path) -> None:
+    """Give a file a second name, or copy it where the file system knows no such thing."""
+    try:
+        os.link(path, other)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(path, other)
+        with other.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return checkpoints / f"step-{step:08d}"
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
@@ -256,7 +305,7 @@ def damages(folder: Path) -> Iterator[str]:
     except (OSError, ValueError) as error:
         yield f"{folder / MANIFEST}: unreadable: {_reason(error)}"
         return
-    for name in sorted(present - {MANIFEST} - set(manifest["files"])):
+    for name in sorted(present - {MANIFEST, CARD} - set(manifest["files"])):
         yield f"{folder / name}: not in the manifest"
     for name, entry in manifest["files"].items():
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.checkpoint_files import refused, sweep, write_checkpoint
+from engine.checkpoint_files import refused, step_folder, sweep, write_checkpoint
 from engine.checkpoint_retention import Retention, update
 from engine.errors import SaveError
 from engine.runtime import Runtime
@@ -129,7 +129,7 @@ class CheckpointWriter:
 
 def publish(folder: Path, snapshot: Snapshot, retention: Retention) -> None:
     """Write one checkpoint of a run, point at it, remove the ones that are not kept."""
-    target = folder / f"step-{snapshot.step:08d}"
+    target = step_folder(folder, snapshot.step)
     try:
         snapshot.begin()
         sweep(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 # Package: oldest version, and the first one that is too new.
@@ -22,24 +23,40 @@ NEEDED: dict[str, tuple[str, str | None]] = {
     "pyyaml": ("6.0", None),
     "pydantic": ("2.9", None),
 }
+# The same of packages that a machine can do without.
+OPTIONAL: dict[str, tuple[str, str | None]] = {
+    "triton": ("3.6", None),
+    "xformers": ("0.0.35", None),
+    "nvidia-dali-cuda130": ("2.4", None),
+    "nvidia-dali-cuda120": ("2.4", None),
+    "torchcodec": ("0.13", "0.14"),
+}
 NUMBERS = re.compile(r"(?:[0-9]+!)?([0-9]+(?:\.[0-9]+)*)")
 REFUSED = 2
 
 
 def find_unfit() -> list[str]:
     """A line about each package that is missing or of a version that does not fit, with what to do."""
-    return [line for package in NEEDED if (line := _problem(package))]
+    return [line for package in NEEDED if (line := find_misfit(package, NEEDED))]
 
 
-def _problem(package: str) -> str:
-    oldest, newest = NEEDED[package]
+def installed(package: str) -> str | None:
+    """Version of a package, empty if it does not say; None if it is not there."""
+    try:
+        return version(package) or ""
+    except PackageNotFoundError:
+        return None
+
+
+def find_misfit(package: str, table: Mapping[str, tuple[str, str | None]]) -> str:
+    """A line about a package of `table` that is missing or does not fit, with what to do; empty if it fits."""
+    oldest, newest = table[package]
     needed = f"{package}>={oldest}" + (f",<{newest}" if newest else "")
     fix = f"pip install '{needed}', or make env"
-    try:
-        found = version(package)
-    except PackageNotFoundError:
+    found = installed(package)
+    if found is None:
         return f"{package}: not installed, {needed} is needed; {fix}"
-    numbers = NUMBERS.match(found or "")
+    numbers = NUMBERS.match(found)
     if numbers is None:
         return f"{package}: version {found!r} is no version, {needed} is needed; {fix}"
     if _is_before(numbers[1], oldest) or (newest is not None and not _is_before(numbers[1], newest)):

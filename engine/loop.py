@@ -123,10 +123,11 @@ class Training:
         self.note_choices()
 
     def finish(self, run_dir: Path) -> None:
-        """Let the task evaluate the last weights and, if an average is kept, the averaged ones."""
+        """Let the task evaluate the last weights and, if an average is kept, the averaged ones, and tell the scores."""
         pulse.enter(Phase.FINISH)
         self.still_ours()
-        self.task.finish(self.engine, run_dir, "last")
+        self.telemetry.tell("at the end", self.task.finish(self.engine, run_dir, "last"))
+        self.checkpoints.describe_again(self.batches.total_steps)
         if self.average.active:
             with self.average.swapped():
-                self.task.finish(self.engine, run_dir, "ema")
+                self.telemetry.tell("with averaged weights", self.task.finish(self.engine, run_dir, "ema"))

@@ -108,7 +108,10 @@ class Task(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready content of a checkpoint's config.json: architecture, stage, class names per head."""
+        """JSON-ready content of a checkpoint's config.json: architecture, stage, class names per head.
+
+        `metrics`, if it is there, is the last evaluation; it is kept where the checkpoint has the weights of that one.
+        """
         ...
 
     def layer_of(self, parameter_name: str) -> int | None:

@@ -25,6 +25,7 @@ from engine.telemetry import Telemetry, describe_environment
 from engine.watchdog.heartbeat import pulse
 from engine.watchdog.node import FAILURE
 from engine.watchdog.phases import Phase
+from kernels.bench.machine import source_commit
 
 BACKENDS = "backends.json"
 # Written at the very end and removed at the start: launchers may exit with 0 although a run was cut short.
@@ -71,13 +72,9 @@ def execute(
         average=average,
         settings=run_settings(config, batches, runtime.world_size),
         policy=config.engine,
+        commit=source_commit() if runtime.rank == 0 else None,
     )
-    if source is not None:
-        pulse.enter(Phase.LOAD)
-        start, counters = checkpoints.load(source)
-    else:
-        start, counters = 0, {}
-        say(runtime, f"starting at step 0 of {batches.total_steps}")
+    start, counters = _load(checkpoints, runtime, batches, source)
     with runtime.together("writing to the run folder"):
         if runtime.rank == 0:
             save_config(folder.path / "config.yaml")
@@ -101,6 +98,17 @@ def execute(
     done = _train(training, start)
     _finish(training, folder, done=done)
     return done
+
+
+def _load(
+    checkpoints: Checkpoints, runtime: Runtime, batches: Batches, source: Path | None
+) -> tuple[int, dict[str, int]]:
+    """First step and counters of this run."""
+    if source is None:
+        say(runtime, f"starting at step 0 of {batches.total_steps}")
+        return 0, {}
+    pulse.enter(Phase.LOAD)
+    return checkpoints.load(source)
 
 
 def _build_schedule(config: RunConfig, batches: Batches) -> Schedule:
@@ -142,6 +150,7 @@ def _finish(training: Training, folder: RunFolder, *, done: bool) -> None:
     with runtime.together("writing to the run folder"):
         if runtime.rank == 0:
             folder.write_json(FINISHED, {"step": training.batches.total_steps, "world_size": runtime.world_size})
+    say(runtime, f"done after step {training.batches.total_steps}: {folder.path}")
 
 
 def _open_telemetry(

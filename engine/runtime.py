@@ -83,6 +83,12 @@ def exit_code_of(error: BaseException) -> int:
     return code if isinstance(code, int) and code > 0 else 1
 
 
+def choose_device() -> tuple[str, str]:
+    """What a run here computes on, "cuda" or "cpu", and what its ranks reduce with."""
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    return ("cuda", "nccl") if on_gpu else ("cpu", "gloo")
+
+
 def start_runtime(limit: float = JOIN_SECONDS) -> Runtime:
     """Join the process group the launcher described in the environment, or form a group of one without any port.
 
@@ -90,10 +96,10 @@ def start_runtime(limit: float = JOIN_SECONDS) -> Runtime:
     """
     outlive_readers()
     timeout = timedelta(seconds=limit)
-    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    kind, backend = choose_device()
+    on_gpu = kind == "cuda"
+    os.environ.setdefault("DS_ACCELERATOR", kind)
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
-    backend = "nccl" if on_gpu else "gloo"
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)

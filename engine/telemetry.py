@@ -6,11 +6,11 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from engine.protocols import StepResult
 from engine.runtime import Runtime
+from kernels.bench.machine import source_commit
 
 PACKAGES = ("s4d", "torch", "triton", "deepspeed", "safetensors", "numpy", "av", "pillow")
 
@@ -84,9 +85,9 @@ class Telemetry:
         }
         self.write({"step": step, **values, "lr": lr, "grad_norm": norm, **self.counters(), **times})
         self.say(
-            f"step {step}/{self._total_steps} loss {values['loss']:.5f} lr {lr:.3e} grad_norm {norm:.4f}, "
-            f"{times['time/samples_per_second']:.1f} samples/s, {times['time/step']:.3f} s/step "
-            f"({times['time/data']:.3f} s for data)"
+            f"step {step:{len(str(self._total_steps))}}/{self._total_steps} loss {values['loss']:.4f} lr {lr:.2e} "
+            f"norm {norm:6.3f} {times['time/samples_per_second']:6.1f} samples/s "
+            f"data {times['time/data'] / times['time/step']:3.0%}"
         )
         self._interval_start = time.perf_counter()
         self._interval_steps = 0
@@ -106,7 +107,13 @@ class Telemetry:
         """Log the evaluation after step `step`."""
         if scores:
             self.write({"step": step, **{f"eval/{name}": value for name, value in scores.items()}})
-            self.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+            self.tell(f"step {step}", scores)
+
+    def tell(self, what: str, scores: Mapping[str, float]) -> None:
+        """Print scores, those of a source on one line."""
+        for source, group in groupby(scores, key=lambda name: name.rpartition(".")[0]):
+            told = ", ".join(f"{name.removeprefix(source).lstrip('.')} {scores[name]:.4f}" for name in group)
+            self.say(f"{what}: {source} {told}" if source else f"{what}: {told}")
 
     def _totals(self, results: Sequence[StepResult]) -> dict[str, Any]:
         """Sums over accumulation and ranks of loss, parts and metrics (lists where they are not scalars)."""
@@ -162,7 +169,7 @@ def describe_environment(runtime: Runtime) -> dict[str, Any]:
         "device": str(torch.cuda.get_device_name(runtime.device)) if runtime.device.type == "cuda" else "cpu",
         "world_size": runtime.world_size,
         "collectives": dist.get_backend(),
-        "commit": _commit(),
+        "commit": source_commit(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -171,12 +178,4 @@ def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
         return None

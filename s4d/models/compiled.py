@@ -38,6 +38,13 @@ BACKENDS = {
 }
 
 
+def candidates(*, device: str, zero_stage: int) -> tuple[dict[str, Backend], dict[str, object]]:
+    """Rows for such blocks in order of preference, and the facts that they may refuse."""
+    # On a CPU the products take nearly all the time, and compiling takes a minute.
+    table = BACKENDS if device == "cuda" else {name: BACKENDS[name] for name in ("plain", "compiled")}
+    return table, {"device": device, "zero_stage": zero_stage}
+
+
 class _TrainingForward:
     """Forward of one block: as chosen while it trains, as written while it is evaluated."""
 
@@ -52,10 +59,8 @@ class _TrainingForward:
         if not self._block.training:
             return self._plain(x, *rest)
         if self._chosen is None:
-            device = x.device.type
-            # On a CPU the products take nearly all the time, and compiling takes a minute.
-            table = BACKENDS if device == "cuda" else {name: BACKENDS[name] for name in ("plain", "compiled")}
-            row = resolve("blocks", table, self._requested, device=device, zero_stage=self._zero_stage)
+            table, facts = candidates(device=x.device.type, zero_stage=self._zero_stage)
+            row = resolve("blocks", table, self._requested, **facts)
             self._chosen = row.load()(self._plain)
         return self._chosen(x, *rest)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from s4d.atomic_files import flush
 from s4d.errors import DataError
+from s4d.models.description import check_description
 from s4d.models.folder_manifest import (
     MANIFEST_FILE,
     check_file,
@@ -31,12 +32,14 @@ from s4d.models.folder_manifest import (
     tensor_file_entry,
 )
 from s4d.models.sizes import Architecture
+from s4d.models.tensor_header import read_header, refuse_types
 
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
 CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
 STATE_FILE = "state.json"
 # A folder beside the file that names it.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -67,12 +70,14 @@ def find_model(path: Path, pointer: str = "latest") -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Content of `config.json`; DataError if it is missing, not a JSON object or not what the manifest knows."""
+    """Content of `config.json`; DataError if it is missing, malformed or not what the manifest knows."""
     path = folder / CONFIG_FILE
     data = read_small(path)
     if manifest := read_manifest(folder):
         check_file(path, data, manifest.get(CONFIG_FILE))
-    return parse_object(path, data)
+    values = parse_object(path, data)
+    check_description(path, values)
+    return values
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -80,9 +85,9 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse_object(path, read_small(path))
 
 
-def read_architecture(folder: Path) -> Architecture:
-    """The architecture stated in `config.json`."""
-    values = read_config(folder).get("architecture")
+def read_architecture(folder: Path, described: Mapping[str, Any] | None = None) -> Architecture:
+    """The architecture stated in `config.json`, or in what was read of it already."""
+    values = (read_config(folder) if described is None else described).get("architecture")
     try:
         if not isinstance(values, dict):
             raise TypeError(f"expected an object, got {type(values).__name__}")
@@ -92,17 +97,22 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def read_tensors(folder: Path, name: str = MODEL_FILE) -> dict[str, Tensor]:
-    """All tensors of one of its files on the CPU; DataError where the folder's manifest knows other bytes."""
+    """The weights in one of its files on the CPU; DataError where the folder's manifest knows other bytes.
+
+    Weights are floating-point numbers, and finite: one NaN would make every answer NaN.
+    """
     path = folder / name
     sums = read_checksums(folder, name)
     if not sums:
         logger.warning("%s: no %s, so that damage to its weights would not be noticed", folder, MANIFEST_FILE)
+    refuse_types(path, read_header(path))
     tensors = read_tensor_file(path)
     for key, tensor in tensors.items() if sums else ():
         if sums.get(key) != _sha256(tensor):
             raise DataError(f"{path}: tensor {key!r}: damaged, its checksum differs from {MANIFEST_FILE}")
     if sums and len(sums) != len(tensors):
         raise DataError(f"{path}: tensor {sorted(sums.keys() - tensors.keys())[0]!r} of {MANIFEST_FILE} is not there")
+    refuse_not_finite(path, tensors)
     return tensors
 
 
@@ -116,8 +126,16 @@ def _sha256(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
+def refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """DataError for the first tensor with NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise DataError(f"{path}: tensor {name!r}: holds NaN or infinity")
+
+
 def read_tensor_file(path: Path) -> dict[str, Tensor]:
     """All tensors of one safetensors file; DataError if it cannot be read whole."""
+    read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -125,8 +143,13 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: not a readable safetensors file: {str(error)[:MAX_REASON]}") from error
 
 
-def write_folder(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write a new model folder, whole or not at all; DataError if `out` exists or cannot be written."""
+def write_folder(
+    out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, card: str | None = None
+) -> None:
+    """Write a new model folder, whole or not at all; DataError if `out` exists or cannot be written.
+
+    `card` is the text of its README.md, which people change: no checksum is kept of it.
+    """
     if out.exists():
         raise DataError(f"{out}: already exists")
     aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -136,6 +159,8 @@ def write_folder(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, 
         described = (json.dumps(config, indent=2) + "\n").encode("utf-8")
         _write(aside / MODEL_FILE, model)
         _write(aside / CONFIG_FILE, described)
+        if card is not None:
+            _write(aside / CARD_FILE, card.encode("utf-8"))
         entries = {MODEL_FILE: tensor_file_entry(model), CONFIG_FILE: file_entry(described)}
         _write(aside / MANIFEST_FILE, render_manifest(entries))
         flush(aside)

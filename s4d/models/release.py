@@ -9,14 +9,19 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import s4d
 from s4d.data.batch import MODALITIES
+from s4d.datasets.labels import numbering
 from s4d.errors import DataError, UsageError
-from s4d.models.folder import write_folder
+from s4d.models.card import model_card
+from s4d.models.description import FORMAT
+from s4d.models.fit import expected_shapes, refuse_lying_sizes, refuse_other_shapes, shapes_of
+from s4d.models.folder import refuse_not_finite, write_folder
 from s4d.models.foreign.assumed import assumed_inputs, note_on_inputs
 from s4d.models.foreign.isolated import find_shards, read_isolated
 from s4d.models.keys import KeyReport
@@ -30,6 +35,7 @@ EXPERT_OF_OURS = re.compile(r"blocks\.(\d+)\.moae\.(fc1|fc2)_(weight|bias)")
 # Settings of the released fine-tuning that no tensor shows.
 RELEASED_TOP_K = 2
 RELEASED_CAPACITY = 1.0
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def from_release(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
@@ -109,43 +115,40 @@ def import_tensors(
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
     pretrained = "mask_token" in ours
+    stage = "pretrain" if pretrained else "finetune"
+    refuse_lying_sizes(str(path), arch, stage, shapes_of(ours))
     heads = {name.split(".")[1]: len(tensor) for name, tensor in ours.items() if name.startswith("head.")}
     names = {} if pretrained else _check_classes(path, heads, classes or {})
     expected = expected_shapes(arch, heads, pretrained)
     refuse_differences(path, ours, expected)
     modalities = {head: head for head in names if head in MODALITIES}
-    config = {
-        "stage": "pretrain" if pretrained else "finetune",
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "stage": stage,
         "architecture": arch.to_dict(),
         "classes": {head: list(labels) for head, labels in names.items()},
+        "labels": {head: numbering(labels, "the command line of the import") for head, labels in names.items()},
         "inputs": assumed_inputs(arch, modalities, released=True),
         "version": s4d.__version__,
         "source": path.name,
     }
-    write_folder(out, {name: tensor.to(torch.float32) for name, tensor in ours.items()}, config)
+    weights = {name: tensor.to(torch.float32) for name, tensor in ours.items()}
+    write_folder(out, weights, config, card=model_card(config, weights, name=out.name))
     notes = (note_on_inputs(arch),) if modalities else ()
     return KeyReport(source=str(path), mapped=mapped, transformed=combined, notes=notes)
 
 
 def refuse_differences(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
-    """DataError for the first tensor, by name, that is missing, not expected, of another shape or of whole numbers."""
-    for name in sorted(set(tensors) | set(expected)):
-        if name not in expected or name not in tensors or tensors[name].shape != expected[name]:
-            got = f"shape {tuple(tensors[name].shape)}" if name in tensors else "nothing"
-            wanted = f"shape {tuple(expected[name])}" if name in expected else "no such tensor"
-            raise DataError(f"{path}: tensor {name!r}: expected {wanted}, got {got}")
-        if not tensors[name].is_floating_point():
-            raise DataError(f"{path}: tensor {name!r}: expected floating-point numbers, got {tensors[name].dtype}")
+    """DataError for the first tensor, by name, that is missing, not expected, of another shape, or no usable weights.
 
-
-def expected_shapes(arch: Architecture, heads: Mapping[str, int], pretrained: bool) -> dict[str, torch.Size]:
-    """Shape of every tensor of a model, which is not built."""
-    from s4d.models.classifier import FinetuneModel
-    from s4d.models.mae import PretrainModel
-
-    with torch.device("meta"):
-        model = PretrainModel(arch) if pretrained else FinetuneModel(arch, heads)
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
+    float64 is refused too: rounding it would be a change that nobody asked for.
+    """
+    refuse_other_shapes(str(path), shapes_of(tensors), expected)
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in WEIGHT_TYPES:
+            problem = f"expected floating-point numbers, got {tensor.dtype}; float32, float16 and bfloat16 are read"
+            raise DataError(f"{path}: tensor {name!r}: {problem}")
+    refuse_not_finite(path, tensors)
 
 
 def architecture_of(ours: Mapping[str, Tensor]) -> Architecture:

@@ -30,6 +30,12 @@ SIZES: dict[str, Size] = {
 }
 
 DECODERS = ("joint", "cross")
+NOISES = ("off", "train", "always")
+# Far beyond any model, and small enough that no product of two or three overflows.
+LARGEST = 1 << 20
+MOST_BLOCKS = 1 << 10
+# The position table is the one tensor that no file holds and the architecture alone sizes.
+MOST_POSITIONS = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +56,15 @@ class MoaeArchitecture:
     shared_experts: int = 0
 
     def __post_init__(self) -> None:
+        _check_whole(self, ("num_experts", "top_k"), 1)
+        _check_whole(self, ("hidden_dim", "shared_experts"), 0)
+        _check_flags(self, ("zero_init", "modality_prior"))
+        if self.router_noise not in NOISES:
+            raise ValueError(f"router_noise must be one of {', '.join(NOISES)}, got {self.router_noise!r}")
+        if self.capacity_factor is not None and not _is_positive(self.capacity_factor):
+            raise ValueError(f"capacity_factor must be a number above 0 or null, got {self.capacity_factor!r}")
+        if not all(type(layer) is int for layer in self.layers):
+            raise ValueError(f"layers must be whole numbers, got {self.layers!r:.200}")
         if self.modality_prior and self.capacity_factor is not None:
             raise ValueError("moae.modality_prior needs experts without a capacity, got capacity_factor")
         if not 1 <= self.top_k <= self.num_experts:
@@ -83,6 +98,10 @@ class Architecture:
     experts: MoaeArchitecture | None = None
 
     def __post_init__(self) -> None:
+        _check_whole(self, DEPTHS, 0, MOST_BLOCKS)
+        _check_whole(self, WHOLE, 1)
+        if self.experts is not None and not isinstance(self.experts, MoaeArchitecture):
+            raise ValueError(f"experts must be an object or null, got {type(self.experts).__name__}")
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
         for width, heads in (("embed_dim", "num_heads"), ("decoder_embed_dim", "decoder_num_heads")):
@@ -95,6 +114,12 @@ class Architecture:
             )
         if self.experts is not None and not 0 <= self.experts.layers[0] <= self.experts.layers[-1] < self.depth:
             raise ValueError(f"moae.first_layer: blocks {self.experts.layers} do not lie in 0..{self.depth - 1}")
+
+        if self.position_tokens > MOST_POSITIONS:
+            raise ValueError(
+                f"image_size {self.image_size} and position_frames {self.position_frames} make {self.position_tokens} "
+                f"tokens, at most {MOST_POSITIONS} have positions"
+            )
 
     @property
     def side(self) -> int:
@@ -126,6 +151,31 @@ class Architecture:
         if isinstance(experts, dict):
             values = {**values, "experts": MoaeArchitecture(**{**experts, "layers": tuple(experts["layers"])})}
         return Architecture(**values)  # type: ignore[arg-type]
+
+
+DEPTHS = ("depth", "decoder_depth")
+WHOLE = tuple(
+    field.name for field in dataclasses.fields(Architecture) if field.name not in (*DEPTHS, "decoder", "experts")
+)
+
+
+def _check_whole(
+    values: Architecture | MoaeArchitecture, names: tuple[str, ...], least: int, most: int = LARGEST
+) -> None:
+    for name in names:
+        value = getattr(values, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{name} must be a whole number in {least}..{most}, got {value!r:.80}")
+
+
+def _check_flags(values: MoaeArchitecture, names: tuple[str, ...]) -> None:
+    for name in names:
+        if type(getattr(values, name)) is not bool:
+            raise ValueError(f"{name} must be true or false, got {getattr(values, name)!r:.80}")
+
+
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < float("inf")  # type: ignore[operator]
 
 
 def architecture(model: ModelConfig, *, experts: bool) -> Architecture:

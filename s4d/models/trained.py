@@ -13,9 +13,10 @@ from s4d.data.batch import MODALITIES
 from s4d.errors import DataError
 from s4d.models.build import build_finetune
 from s4d.models.classifier import FinetuneModel
-from s4d.models.folder import CONFIG_FILE, MODEL_FILE, find_model, read_architecture, read_config, read_tensors
+from s4d.models.exported import is_exported, open_exported
+from s4d.models.fit import refuse_misfit, shapes_of
+from s4d.models.folder import CONFIG_FILE, find_model, read_architecture, read_config, read_tensors
 from s4d.models.sizes import Architecture
-from s4d.models.weights import stored_classes
 
 RUN_CONFIG = "config.yaml"
 
@@ -45,21 +46,19 @@ def load_trained(path: Path, *, device: torch.device | str, pointer: str = "late
     no fine-tuned model, damaged weights, class names or modalities that are not stated.
     """
     folder = find_model(path, pointer)
-    described = read_config(folder)
+    described, tensors = open_exported(folder) if is_exported(folder) else (read_config(folder), None)
     if described.get("stage") != "finetune":
         raise DataError(f"{folder / CONFIG_FILE}: field 'stage': expected 'finetune', got {described.get('stage')!r}")
-    arch = read_architecture(folder)
-    classes = stored_classes(folder)
+    arch = read_architecture(folder, described)
+    classes = {head: tuple(names) for head, names in (described.get("classes") or {}).items()}
     if not classes or not all(classes.values()):
         raise DataError(f"{folder / CONFIG_FILE}: field 'classes': expected the class names of at least one head")
     run_config = find_run_config(folder)
     modalities = modalities_of(folder, classes, described, run_config)
+    tensors = read_tensors(folder) if tensors is None else tensors
+    refuse_misfit(folder, described, shapes_of(tensors))
     module = build_finetune(arch, {name: len(names) for name, names in classes.items()}, seed=0)
-    try:
-        module.load_state_dict(read_tensors(folder))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise DataError(f"{folder / MODEL_FILE}: does not fit {folder / CONFIG_FILE}: {reason}") from error
+    module.load_state_dict(tensors)
     return TrainedModel(
         folder=folder,
         module=module.to(device).eval(),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from s4d.errors import DataError
 from s4d.models.classifier import FinetuneModel
+from s4d.models.fit import refuse_misfit, shapes_of
 from s4d.models.folder import CONFIG_FILE, MODEL_FILE, find_model, read_config, read_tensors
 from s4d.models.keys import KeyReport
 from s4d.models.mae import PretrainModel
@@ -36,9 +37,11 @@ def load_initial(
     """
     folder = find_model(path)
     file = folder / MODEL_FILE
+    described = read_config(folder) if (folder / CONFIG_FILE).is_file() else {}
     source = read_tensors(folder)
+    refuse_misfit(folder, described, shapes_of(source))
     known_classes = stored_classes(folder)
-    alone = (folder / CONFIG_FILE).is_file() and read_config(folder).get("stage") == "encoder"
+    alone = described.get("stage") == "encoder"
     targets = dict(model.named_parameters())
     mapped: dict[str, str] = {}
     unused: dict[str, str] = {}

@@ -18,6 +18,7 @@ from engine.master_state import MOMENTS, MasterState
 from engine.runtime import Runtime
 
 ALONE = Runtime(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"), control=None)  # type: ignore[arg-type]
+COMMIT = "0" * 40
 SETTINGS = {"seed": {"value": 0, "default": 0, "free": False}}
 
 
@@ -57,6 +58,7 @@ class SmallRun:
             policy=SimpleNamespace(  # type: ignore[arg-type]
                 **{"keep_last": 2, "keep_every": None, "keep_best": None, "save_failures": 0, **policy}
             ),
+            commit=COMMIT,
         )
 
     def advance(self) -> None:

@@ -33,8 +33,9 @@ def copied(run_dir: Path, tmp_path: Path) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, wherever its lines are broken."""
     captured = capsys.readouterr()
-    return captured.out + captured.err
+    return " ".join((captured.out + captured.err).split())
 
 
 def test_inspect_shows_where_a_run_stands(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +81,8 @@ def test_consolidate_takes_the_model_alone(
 ) -> None:
     out = tmp_path / "model"
     assert main(["checkpoint", "consolidate", str(run_dir), str(out), "--weights", weights]) == 0, said(capsys)
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "manifest.json", "model.safetensors"]
+    names = ["README.md", "config.json", "manifest.json", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == names
     source = run_dir / f"checkpoints/step-{step:08d}"
     expected = load_file(source / "model.safetensors")
     if weights == "ema":

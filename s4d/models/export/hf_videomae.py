@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from s4d.errors import DataError, UsageError
+from s4d.models.card import model_card
 from s4d.models.export.portable import fixed_program
 from s4d.models.export.source import (
     ExportReport,
@@ -27,7 +28,8 @@ from s4d.models.export.source import (
     refuse_if_far,
     refuse_unless_equal,
 )
-from s4d.models.folder import CONFIG_FILE, MODEL_FILE, read_object, read_tensor_file
+from s4d.models.exported import KEY
+from s4d.models.folder import CARD_FILE, CONFIG_FILE, MODEL_FILE, read_object, read_tensor_file
 from s4d.models.foreign.forms import hf_videomae
 from s4d.models.foreign.forms.ledger import Wishes
 from s4d.models.vit import LAYER_NORM_EPS, imagenet_statistics
@@ -58,6 +60,8 @@ def export(source: Source, out: Path, wanted: Wanted) -> ExportReport:
         aside.mkdir()
         save_file(to_transformers(ours, source.stage), aside / MODEL_FILE, metadata={"format": "pt"})
         (aside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        card = model_card(config[KEY], ours, name=out.name, transformers_class=CLASSES_OF[source.stage])
+        (aside / CARD_FILE).write_text(card, encoding="utf-8")
         wishes = Wishes(classes={head: source.classes[head]} if head else {})
         again = hf_videomae.convert(read_tensor_file(aside / MODEL_FILE), read_object(aside / CONFIG_FILE), wishes)
         refuse_unless_equal(out, again.tensors, ours)
@@ -136,7 +140,20 @@ def _config(source: Source, head: str | None) -> dict[str, Any]:
         **({"id2label": {str(n): name for n, name in labels.items()}} if head else {}),
         **({"label2id": {name: n for n, name in labels.items()}} if head else {}),
         "torch_dtype": "float32",
+        KEY: _of_head(source, head),
     }
+
+
+def _of_head(source: Source, head: str | None) -> dict[str, Any]:
+    """What the model folder says, of this head alone; transformers ignores it, `S4D.from_pretrained` reads it."""
+    by_head = ("classes", "labels", "inputs", "class_priors") if head else ()
+    kept = {
+        key: {name: part for name, part in value.items() if name == head} if key in by_head else value
+        for key, value in source.described.items()
+    }
+    if head and "inputs" not in kept:
+        kept["inputs"] = {head: {"modality": source.modalities[head]}}
+    return kept
 
 
 def _compare(source: Source, folder: Path, out: Path, python: str, head: str | None) -> float:

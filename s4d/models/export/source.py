@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s4d.atomic_files import flush
 from s4d.errors import DataError, UsageError
+from s4d.models.fit import refuse_misfit, shapes_of
 from s4d.models.folder import CONFIG_FILE, find_model, read_architecture, read_config, read_tensors
 from s4d.models.sizes import Architecture
 from s4d.models.weights import stored_classes
@@ -45,7 +46,7 @@ class ExportReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A model on disk: its tensors on the CPU, `stage`, and class names and modality by head."""
+    """A model on disk: its tensors on the CPU, `stage`, class names and modality by head, and its `config.json`."""
 
     folder: Path
     stage: str
@@ -53,6 +54,7 @@ class Source:
     tensors: Mapping[str, Tensor]
     classes: Mapping[str, tuple[str, ...]]
     modalities: Mapping[str, str]
+    described: Mapping[str, Any]
 
     def head_for(self, wanted: str | None, modality: str | None = None) -> str:
         """The head asked for by name, or the only one of the modality; UsageError names those there are."""
@@ -73,13 +75,17 @@ def open_source(path: Path) -> Source:
     if stage not in STAGES:
         raise DataError(f"{folder / CONFIG_FILE}: field 'stage': expected one of {', '.join(STAGES)}, got {stage!r}")
     classes = stored_classes(folder)
+    modalities = _modalities(folder, classes, described)
+    tensors = read_tensors(folder)
+    refuse_misfit(folder, described, shapes_of(tensors))
     return Source(
         folder=folder,
         stage=stage,
         arch=read_architecture(folder),
-        tensors=read_tensors(folder),
+        tensors=tensors,
         classes=classes,
-        modalities=_modalities(folder, classes, described),
+        modalities=modalities,
+        described=described,
     )
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import s4d
+from s4d.datasets.labels import numbering
 from s4d.errors import DataError, UsageError
+from s4d.models.card import model_card
+from s4d.models.description import FORMAT
+from s4d.models.fit import expected_shapes, refuse_lying_sizes, shapes_of
 from s4d.models.folder import CONFIG_FILE, MODEL_FILE, read_object, read_tensor_file, write_folder
 from s4d.models.foreign.assumed import assumed_inputs, note_on_inputs
 from s4d.models.foreign.forms import hf_videomae
@@ -18,7 +24,7 @@ from s4d.models.foreign.forms.ledger import ClassNamesError, Ledger, Wishes
 from s4d.models.foreign.forms.table import FORMS
 from s4d.models.foreign.isolated import read_isolated
 from s4d.models.keys import KeyReport
-from s4d.models.release import architecture_of, expected_shapes, refuse_differences
+from s4d.models.release import architecture_of, refuse_differences
 from s4d.models.sizes import Architecture
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -36,7 +42,9 @@ def import_form(form: str, path: Path, out: Path, wishes: Wishes) -> KeyReport:
 def import_hf_videomae(path: Path, out: Path, wishes: Wishes) -> KeyReport:
     """The same for a folder of transformers' VideoMAE: `config.json` beside safetensors or a pickled file."""
     config = read_object(path / CONFIG_FILE)
-    return _imported(path, out, "hf-videomae", lambda: hf_videomae.convert(_read_folder(path), config, wishes))
+    stated_in = {} if wishes.classes else {"stated_in": "id2label in the config.json of transformers"}
+    convert = functools.partial(hf_videomae.convert, config=config, wishes=wishes)
+    return _imported(path, out, "hf-videomae", lambda: convert(_read_folder(path)), **stated_in)
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -53,13 +61,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             isinstance(name, str) and "/" not in name for name in places.values()
         ):
             raise DataError(f"{folder / INDEX_FILE}: field 'weight_map': expected names of files beside it")
-        tensors: dict[str, Tensor] = {}
-        for name in sorted(set(places.values())):
-            tensors |= read_tensor_file(folder / name)
-        for name in places:
-            if name not in tensors:
-                raise DataError(f"{folder / places[name]}: lacks tensor {name!r} of {INDEX_FILE}")
-        return tensors
+        return _read_shards(folder, places)
     if (folder / MODEL_FILE).is_file():
         return read_tensor_file(folder / MODEL_FILE)
     if (folder / PICKLED_FILE).is_file():
@@ -67,7 +69,25 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     raise DataError(f"{folder}: holds none of {MODEL_FILE}, {INDEX_FILE}, {PICKLED_FILE}")
 
 
-def _imported(path: Path, out: Path, form: str, convert: Callable[[], Ledger]) -> KeyReport:
+def _read_shards(folder: Path, places: dict[str, str]) -> dict[str, Tensor]:
+    """Each file holds just the tensors that the index puts there, and no other file lies beside them."""
+    for name in sorted(path.name for path in folder.glob("*.safetensors")):
+        if name not in places.values():
+            raise DataError(f"{folder / name}: not in {INDEX_FILE}")
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        found = read_tensor_file(folder / file)
+        wanted = {name for name, place in places.items() if place == file}
+        for name in sorted(wanted ^ found.keys()):
+            problem = "lacks" if name in wanted else "not the place of"
+            raise DataError(f"{folder / file}: {problem} tensor {name!r} by {INDEX_FILE}")
+        tensors |= found
+    return tensors
+
+
+def _imported(
+    path: Path, out: Path, form: str, convert: Callable[[], Ledger], stated_in: str = "the command line of the import"
+) -> KeyReport:
     try:
         ledger = convert()
         for name in ledger.rest:
@@ -80,16 +100,19 @@ def _imported(path: Path, out: Path, form: str, convert: Callable[[], Ledger]) -
     missing = _check_shapes(path, ledger, arch)
     if ledger.classes:
         ledger.note(note_on_inputs(arch))
-    config = {
+    config: dict[str, Any] = {
+        "format": FORMAT,
         "stage": ledger.stage,
         "architecture": arch.to_dict(),
         "classes": {head: list(names) for head, names in ledger.classes.items()},
+        "labels": {head: numbering(names, stated_in) for head, names in ledger.classes.items()},
         "inputs": assumed_inputs(arch, dict.fromkeys(ledger.classes, "video"), released=False),
         "version": s4d.__version__,
         "source": path.name,
         "form": form,
     }
-    write_folder(out, {name: tensor.to(torch.float32) for name, tensor in ledger.tensors.items()}, config)
+    weights = {name: tensor.to(torch.float32) for name, tensor in ledger.tensors.items()}
+    write_folder(out, weights, config, card=model_card(config, weights, name=out.name))
     return KeyReport(
         source=str(path),
         mapped=ledger.mapped,
@@ -109,6 +132,7 @@ def _architecture(ledger: Ledger) -> Architecture:
 def _check_shapes(path: Path, ledger: Ledger, arch: Architecture) -> dict[str, str]:
     """Tensors of our model that the file need not have, with the reason; DataError for any other difference."""
     heads = {name: len(labels) for name, labels in ledger.classes.items()}
+    refuse_lying_sizes(str(path), arch, ledger.stage, shapes_of(ledger.tensors))
     expected = expected_shapes(arch, heads, pretrained=ledger.stage != "finetune")
     missing: dict[str, str] = {}
     if ledger.stage == "encoder":
