@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from s4d import __version__
 from s4d.cli import (
     analyze_compare,
     analyze_correlation,
@@ -24,6 +26,7 @@ from s4d.cli import (
     checkpoint,
     checkpoint_export,
     config,
+    config_list,
     data,
     data_cache,
     data_crop,
@@ -46,6 +49,7 @@ from s4d.cli import (
     status,
     train,
 )
+from s4d.cli.output import print_lines
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -116,8 +120,8 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         },
     ),
     "config": (
-        "Show, document and compare configurations.",
-        {"show": config.show, "schema": config.schema, "diff": config.diff},
+        "List, show, document and compare configurations.",
+        {"list": config_list.list_configs, "show": config.show, "schema": config.schema, "diff": config.diff},
     ),
 }
 HELP = "Train, evaluate and inspect Static-for-Dynamic facial expression models."
@@ -125,17 +129,32 @@ HELP = "Train, evaluate and inspect Static-for-Dynamic facial expression models.
 
 def build_app() -> typer.Typer:
     """The command tree of the tables above."""
-    app = _group(HELP, COMMANDS)
+    app = _group(HELP, COMMANDS, add_completion=True)
+    app.callback()(_program)
     for name, (text, commands) in GROUPS.items():
         app.add_typer(_group(text, commands), name=name)
     return app
 
 
-def _group(text: str, commands: dict[str, Callable[..., None]]) -> typer.Typer:
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_lines([f"s4d {__version__}"])
+        raise typer.Exit
+
+
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _group(text: str, commands: dict[str, Callable[..., None]], *, add_completion: bool = False) -> typer.Typer:
     group = typer.Typer(
         help=text,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=add_completion,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

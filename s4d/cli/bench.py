@@ -52,7 +52,7 @@ Json = Annotated[
         "--json",
         metavar="FILE|-",
         help="Where to write the results, - for stdout instead of tables; "
-        "a run of all cases and peers writes benchmarks/results/<device>/ by default.",
+        "a run of all cases and peers writes below benchmarks/results by default.",
         show_default=False,
     ),
 ]

@@ -24,15 +24,15 @@ import typer
 
 from s4d.cli.bench import Device, chosen_device
 from s4d.errors import DataError
+from s4d.shipped_configs import SHIPPED
 
 if TYPE_CHECKING:
     import torch
 
     from s4d.analysis.decoder_trade.arms import Arm, Row
 
-ROOT = Path(__file__).resolve().parents[2]
 WORK = Path("runs") / "bench-decoder"
-PRETRAIN, FINETUNE = (ROOT / "configs" / task / "demo.yaml" for task in ("pretrain", "finetune"))
+PRETRAIN, FINETUNE = (SHIPPED / task / "demo.yaml" for task in ("pretrain", "finetune"))
 # A probe needs no second window of a clip.
 PROBED = ("evaluation.temporal_views=1", "evaluation.frame_baseline=false")
 LIMIT_SECONDS = 3600.0
@@ -74,7 +74,7 @@ def decoder(
     work: Annotated[Path, typer.Option(help="Where data and finished parts are kept.")] = WORK,
     json: Annotated[
         Path | None,
-        typer.Option("--json", help="Results; benchmarks/results/<device>/decoder.json.", show_default=False),
+        typer.Option("--json", help="Results; left out: below benchmarks/results.", show_default=False),
     ] = None,
     docs: Annotated[
         bool, typer.Option("--docs", help="Only bring the table of docs/throughput.md up to date with the results.")

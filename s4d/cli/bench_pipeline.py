@@ -58,7 +58,7 @@ def pipeline(
     ),
     json: Annotated[
         Path | None,
-        typer.Option(help="Where to write the results too; benchmarks/results/<device>/pipeline.json if complete."),
+        typer.Option(help="Where to write the results too; left out: among the committed ones, if complete."),
     ] = None,
 ) -> None:
     """Generate faces, check them, pre-train, fine-tune, kill, continue and score; exit 1 if a stage fails."""

@@ -23,6 +23,7 @@ from s4d.cli.bench import Device, chosen_device, patterns
 from s4d.cli.bounded_command import run_bounded, source_environment
 from s4d.cli.output import print_lines, print_table, relative
 from s4d.errors import DataError, UsageError
+from s4d.shipped_configs import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 _REHEARSAL = Path("runs") / "gpu-report"
@@ -47,7 +48,8 @@ _ENTRY = "import sys; from s4d.cli import main; sys.exit(main())"
 _RESERVE = 10.0
 # Most seconds of the parts of a group, for hosts that allow a command ten minutes.
 GROUP_SECONDS = 570.0
-_PIPELINE_FOLDER = ROOT / "runs" / "gpu-report" / "pipeline"
+_TESTS = ROOT / "tests"
+_PIPELINE_FOLDER = Path("runs") / "gpu-report" / "pipeline"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,12 +75,8 @@ PARTS = (
     Part(name="patch", group="kernels", bench="patch", limit=30),
     Part(name="tests", group="kernels", limit=200),
     Part(name="step", group="steps", bench="step", limit=100, options=("--peers", "engine,bare,release-eager")),
-    Part(
-        name="profile_pretrain", group="steps", limit=120, profile="configs/pretrain/s4d_vit_base_vox2_affectnet.yaml"
-    ),
-    Part(
-        name="profile_finetune", group="steps", limit=120, profile="configs/finetune/s4d_vit_base_dfew_affectnet7.yaml"
-    ),
+    Part(name="profile_pretrain", group="steps", limit=120, profile="pretrain/s4d_vit_base_vox2_affectnet.yaml"),
+    Part(name="profile_finetune", group="steps", limit=120, profile="finetune/s4d_vit_base_dfew_affectnet7.yaml"),
     # Compiling takes longer than all else of a step; what is not compiled in time is missing alone.
     Part(
         name="step_compiled",
@@ -97,7 +95,7 @@ def gpu_report(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the document; benchmarks/results/<device>, for chosen cases runs/gpu-report."),
+        typer.Option(help="Folder of the document; below benchmarks/results, for chosen cases runs/gpu-report."),
     ] = None,
     limit: Annotated[
         float | None, typer.Option(help="Most seconds of all parts together; the sum of theirs if left out.")
@@ -122,6 +120,8 @@ def gpu_report(
     from s4d.cli.bench_files import results_folder, write_document
 
     target, chosen = chosen_device(device), chosen_parts(only, skip)
+    if "tests" in [part.name for part in chosen] and not _TESTS.is_dir():
+        raise UsageError(f"the tests are no part of an installed package ({ROOT} has none): add --skip tests")
     # A part of the cases must not replace the results of all of them.
     folder = (out or (results_folder(target) if cases is None else _REHEARSAL)).resolve()
     logs, path = folder / "gpu-report", folder / "gpu-report.json"
@@ -204,15 +204,15 @@ def part_command(part: Part, device: str, result: Path, extra: list[str], second
     wishes = ["--device", device, "--json", os.fspath(result), *part.options]
     if part.bench == "pipeline":
         size = ["--size", "tiny"] if rehearsal else []
-        limits = ["--limit", f"{max(1.0, seconds - _RESERVE):.0f}", "--out", os.fspath(_PIPELINE_FOLDER)]
+        limits = ["--limit", f"{max(1.0, seconds - _RESERVE):.0f}", "--out", os.fspath(_PIPELINE_FOLDER.absolute())]
         return [*s4d, "bench", "pipeline", *wishes, *limits, *size]
     if part.bench is not None:
         plots = ["--plots", os.fspath(result.parent)] if part.bench != "step" else []
         return [*s4d, "bench", part.bench, *wishes, *extra, *plots]
     if part.profile is not None:
-        config = os.fspath(ROOT / part.profile)
+        config = os.fspath(SHIPPED / part.profile)
         return [*s4d, "profile", "step", "--config", config, "--synthetic", *wishes, *(LITTLE if rehearsal else ())]
-    return [sys.executable, "-m", "pytest", *_TEST_OPTIONS, os.fspath(ROOT / "tests")]
+    return [sys.executable, "-m", "pytest", *_TEST_OPTIONS, os.fspath(_TESTS)]
 
 
 # The host may lack the plugins that the project's own settings name.

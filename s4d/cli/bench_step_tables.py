@@ -28,9 +28,9 @@ def show(document: Mapping[str, Any]) -> None:
         if key.startswith("matmul_")
     ]
     print_lines([f"{machine['device_name']}, {machine['threads']} threads, torch {machine['versions']['torch']}"])
-    print_lines([f"large products before and after, the better: {', '.join(limits)}"])
+    print_lines([f"large products before and after, the better: {', '.join(limits)}", ""])
     for case, rows in groupby(document["rows"], key=lambda row: row["case"]):
-        print_lines(["", case])
+        print_lines([case])
         print_table(_COLUMNS, [_cells(row, document) for row in rows])
     for name in ("absent", "failures"):
         for item in document[name]:

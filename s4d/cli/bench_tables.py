@@ -23,10 +23,11 @@ def show(document: Mapping[str, Any]) -> None:
         [
             f"{machine['device_name']}, {machine['threads']} threads, torch {machine['versions']['torch']}",
             f"limits of this run: {', '.join(limits)}, copy {ceiling['copy'] / 1e9:.1f} GB/s",
+            "",
         ]
     )
     for place, rows in groupby(document["rows"], key=lambda row: (row["op"], row["case"], row["dtype"])):
-        print_lines(["", " ".join(place)])
+        print_lines([" ".join(place)])
         print_table(_COLUMNS, list(_lines(list(rows))))
     print_lines(
         ["* the backend that the op picks by itself; roof: share of the roofline; vs best: the best other rival", ""]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4d.cli import local_ranks
-from s4d.cli.output import print_json, print_lines, print_table, relative
+from s4d.cli.output import print_document, print_json, print_lines, print_table, relative
 from s4d.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def zero(
 ) -> None:
     """Measure memory and messages of each rank at every ZeRO stage; exit 1 where they are not what theory says."""
     if markdown is not None:
-        print_lines(markdown_table(_read(markdown)))
+        print_document(markdown_table(_read(markdown)))
         return
     if model not in SHAPES:
         raise UsageError(f"--model: expected one of {', '.join(SHAPES)}, got {model!r}")
@@ -73,7 +73,7 @@ def zero(
     if json == "-":
         print_json(document)
     else:
-        print_table(COLUMNS, [cells(row) for row in document["rows"]])
+        print_table(COLUMNS, [cells(row) for row in document["rows"]], keys=5)
         path = Path(json) if json else RESULTS if (worlds, model) == ("1,2,4", "small") else None
         if path is not None:
             from s4d.cli.bench_files import write_document

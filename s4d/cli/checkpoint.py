@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s4d.cli.output import AsJson, print_json, print_lines, print_table, relative
+from s4d.cli.output import AsJson, print_fields, print_json, print_lines, print_table, relative
 
 if TYPE_CHECKING:
     from s4d.models.keys import KeyReport
@@ -40,7 +40,11 @@ def import_file(
     out: Annotated[Path, typer.Option(help="Model folder to create.", show_default=False)],
     source: Annotated[
         Source | None,
-        typer.Option("--from", help="Who wrote it; left out: released S4D, or of a folder transformers or DeepSpeed."),
+        typer.Option(
+            "--from",
+            metavar="FORM",
+            help=f"Who wrote it: {', '.join(Source)}; left out: release, or what the folder looks like.",
+        ),
     ] = None,
     classes: Classes = None,
     drop_head: Annotated[bool, typer.Option("--drop-head", help="Leave a foreign classifier behind.")] = False,
@@ -100,19 +104,14 @@ class Weights(StrEnum):
 
 def inspect(folder: Place, as_json: AsJson = False) -> None:
     """Show what a checkpoint is and which tensors it holds; only headers are read, `verify` reads everything."""
-    from safetensors import SafetensorError, safe_open
-
-    from s4d.errors import DataError
+    from s4d.models.fit import refuse_misfit
     from s4d.models.folder import MODEL_FILE, find_model, read_checksums, read_config
+    from s4d.models.tensor_header import read_header
 
     model = find_model(folder)
     config = read_config(model)
-    try:
-        with safe_open(model / MODEL_FILE, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            tensors = {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{model / MODEL_FILE}: not a readable safetensors file: {str(error)[:300]}") from error
+    tensors = {name: (form.dtype, list(form.shape)) for name, form in read_header(model / MODEL_FILE).items()}
+    refuse_misfit(model, config)
     parameters = sum(math.prod(shape) for _, shape in tensors.values())
     sums = read_checksums(model)
     about = {**_state_of(model), **_kept_in(folder)}
@@ -125,7 +124,7 @@ def inspect(folder: Place, as_json: AsJson = False) -> None:
         print_json(document)
         return
     print_lines([f"{relative(model)}: {len(tensors)} tensors, {parameters:,} parameters"])
-    print_lines([f"{key}: {value}" for key, value in {**config, **about}.items()])
+    print_fields({**config, **about})
     rows = [(n, d, " x ".join(map(str, s)), sums.get(n, "")[:12]) for n, (d, s) in tensors.items()]
     print_table(("tensor", "type", "shape", "sha256"), rows)
 
@@ -164,7 +163,7 @@ def verify(folder: RunPlace, as_json: AsJson = False) -> None:
     folders = candidates(folder)
     if not folders or not all(path.is_dir() for path in folders):
         raise CheckpointError(f"{folder}: no checkpoint there")
-    found = {path: list(damages(path)) for path in folders}
+    found = {path: list(damages(path)) or _misfit(path) for path in folders}
     if as_json:
         print_json({"checkpoints": [{"folder": relative(path), "damages": lines} for path, lines in found.items()]})
     else:
@@ -177,26 +176,38 @@ def verify(folder: RunPlace, as_json: AsJson = False) -> None:
         raise CheckpointError(f"{', '.join(damaged)}: damaged")
 
 
+def _misfit(folder: Path) -> list[str]:
+    """In which an intact folder, whose manifest anybody can write, contradicts itself."""
+    from s4d.errors import DataError
+    from s4d.models.fit import refuse_misfit
+    from s4d.models.folder import CONFIG_FILE, MODEL_FILE, read_config
+
+    if not all((folder / name).is_file() for name in (CONFIG_FILE, MODEL_FILE)):
+        return []
+    try:
+        refuse_misfit(folder, read_config(folder))
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
 def consolidate(
     folder: RunPlace,
     out: Annotated[Path, typer.Argument(help="Model folder to create.", show_default=False)],
     weights: Annotated[Weights, typer.Option(help="Newest, best, or newest moving average.")] = Weights.last,
     as_json: AsJson = False,
 ) -> None:
-    """Take the model alone out of a checkpoint, everything checked: model.safetensors and config.json."""
-    from engine.checkpoint import EMA, MODEL
+    """Take the model alone out of a checkpoint, everything checked: weights, config.json and a model card."""
     from engine.checkpoint_files import verify_checkpoint
-    from s4d.errors import DataError
-    from s4d.models.folder import find_model, read_config, read_tensor_file, write_folder
+    from s4d.models.card import model_card
+    from s4d.models.consolidated import environment_of, take_model
+    from s4d.models.folder import find_model, write_folder
 
     checkpoint = find_model(folder, pointer="best" if weights is Weights.best else "latest")
     verify_checkpoint(checkpoint)
-    tensors = read_tensor_file(checkpoint / MODEL)
-    if weights is Weights.ema:
-        if not (checkpoint / EMA).is_file():
-            raise DataError(f"{checkpoint}: holds no {EMA}: the run kept no moving average")
-        tensors |= read_tensor_file(checkpoint / EMA)
-    write_folder(out, tensors, read_config(checkpoint))
+    tensors, described = take_model(checkpoint, weights.value)
+    card = model_card(described, tensors, name=out.name, environment=environment_of(checkpoint))
+    write_folder(out, tensors, described, card=card)
     if as_json:
         print_json({"folder": relative(out), "checkpoint": relative(checkpoint), "weights": weights.value})
         return

@@ -30,7 +30,7 @@ class Modality(StrEnum):
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Run, checkpoint or model folder.", show_default=False)],
     *,
-    to: Annotated[Target, typer.Option(help="Form to write.", show_default=False)],
+    to: Annotated[Target, typer.Option(metavar="FORM", help=f"One of {', '.join(Target)}.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File to create; for hf-videomae a folder.", show_default=False)],
     head: Annotated[str | None, typer.Option(help="Head to export; left out: the only one that fits.")] = None,
     modality: Annotated[Modality, typer.Option(help="Input of an encoder without heads.")] = Modality.VIDEO,
@@ -43,6 +43,7 @@ def export(
     """Write a checkpoint for another program: compared with the source first, kept only if it agrees.
 
     hf-videomae: a folder for transformers (no experts). torch-export, onnx: uint8 frames of one shape in, logits out.
+
     safetensors: one file under the names of the released S4D code.
     """
     from s4d.models.export.source import Wanted, open_source

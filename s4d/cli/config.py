@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s4d.cli.output import AsJson, print_json, print_lines
+from s4d.cli.completion import complete_config
+from s4d.cli.output import AsJson, print_document, print_json, print_lines
 
 if TYPE_CHECKING:
     from s4d.config import Config
     from s4d.config_yaml import Value
 
-File = Annotated[Path, typer.Argument(help="Configuration file.", show_default=False)]
+File = Annotated[Path, typer.Argument(help="Configuration file.", show_default=False, autocompletion=complete_config)]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)]
 
 
@@ -36,8 +37,8 @@ def show(
         print_json({"config": values, "deviations": differing, "batches": batches})
         return
     remarks = [f"recipe {config.recipe}", *(f"differs from it: {line}" for line in differing), *batches]
-    print_lines([f"# {line}" for line in remarks])
-    print_lines(dump_yaml(values).rstrip("\n").split("\n"))
+    print_lines([f"# {line}" for line in remarks], under="#   ")
+    print_document(dump_yaml(values).rstrip("\n").split("\n"))
 
 
 def schema() -> None:
@@ -49,7 +50,10 @@ def schema() -> None:
 
 def diff(
     first: File,
-    second: Annotated[Path, typer.Argument(help="Configuration file to compare with.", show_default=False)],
+    second: Annotated[
+        Path,
+        typer.Argument(help="Configuration file to compare with.", show_default=False, autocompletion=complete_config),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """List the fields in which two resolved configurations differ, and whether a run may be continued so."""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from s4d.cli.completion import complete_dataset
 from s4d.cli.output import AsJson, print_json, print_lines, relative
 
 
@@ -40,7 +41,9 @@ class OnError(StrEnum):
 
 
 def prepare(
-    dataset: Annotated[str, typer.Argument(help="Name of the dataset's layout.", show_default=False)],
+    dataset: Annotated[
+        str, typer.Argument(help="Name of the dataset's layout.", show_default=False, autocompletion=complete_dataset)
+    ],
     root: Annotated[Path, typer.Argument(help="Folder that holds the dataset.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Manifest to write (.parquet or .csv).", show_default=False)],
     *,

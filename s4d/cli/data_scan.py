@@ -23,8 +23,9 @@ def scan(
 ) -> None:
     """Decode every file and append a line about each: frames, size, rate, damage, hashes, scene cuts.
 
-    Call again to continue or to look at what is new, changed or had an error; `s4d data validate --scan` reads the
-    file. Ends with status 1 where a file cannot be used.
+    Call again to continue or to look at what is new, changed or had an error. `s4d data validate --scan` reads it.
+
+    Ends with status 1 where a file cannot be used.
     """
     from s4d.cli.progress import show_progress
     from s4d.data.scan.run import scan_manifest

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s4d.cli.doctor_check import LIVE
 from s4d.cli.output import AsJson, print_json, print_lines, print_table
 
 if TYPE_CHECKING:
     from s4d.cli.doctor_hosts import Findings
+    from s4d.cli.machine_checks import Report
 
 
 def doctor(
     hostfile: Annotated[Path | None, typer.Option(help="Check all hosts of a DeepSpeed hostfile, over ssh.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="With --hostfile: the run folder all must share.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run folder, whose disk is checked; with --hostfile all must share it.")
+    ] = None,
     interface: Annotated[
         str | None, typer.Option(help="With --hostfile: network interface; left out, that of .deepspeed_env.")
     ] = None,
@@ -25,7 +31,9 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check packages, decoding, memory, disk and threads; exit 1 if a needed part is missing, 2 if one is too old.
+    """Say what is live on this machine, how to get what is not, and what `auto` would choose here.
+
+    Exit status 1 if a needed part is missing, 2 if one is too old.
 
     With --hostfile: can its hosts train together? Versions, clocks, cores, run folder, network.
     """
@@ -33,17 +41,58 @@ def doctor(
         _doctor_hosts(hostfile, run_dir, interface, ssh_port, as_json)
         return
 
-    from s4d.cli.machine_checks import VERSIONS, run_checks
+    from s4d.cli.machine_checks import VERSIONS, examine
 
-    checks = run_checks(ranks)
+    report = examine(ranks, run_dir)
     if as_json:
-        print_json({"ok": all(check.passes for check in checks), "checks": [check.as_dict() for check in checks]})
+        print_json(report.as_dict())
     else:
-        print_table(("part", "state", "detail", "fix"), [(c.name, c.state, c.detail, c.fix) for c in checks])
-    failed = [check.name for check in checks if not check.passes]
-    if failed:
+        _print_report(report)
+    if report.failed:
         # As the start of training does.
-        raise typer.Exit(2 if VERSIONS in failed else 1)
+        raise typer.Exit(2 if VERSIONS in report.failed else 1)
+
+
+def _print_report(report: Report) -> None:
+    """Parts by group, each with its fix below it; then what training would choose."""
+    heading = ""
+    for check in report.checks:
+        if check.group != heading:
+            print_lines([*([""] if heading else []), check.group])
+            heading = check.group
+        verdict = check.verdict
+        print_lines([f"  {verdict.state:<8}{check.name:<16}{verdict.detail}"], under=" " * 24)
+        if verdict.fix:
+            print_lines([f"{'':26}fix: {verdict.fix}"], under=" " * 5)
+    device = report.choices.get("device")
+    if device is not None:
+        print_lines(["", f"chosen by `auto` for training here ({device})"])
+        for op, backend, reason in merged(report.choices["ops"]):
+            line = f"  {op:<16}{backend:<12}{reason}"
+            print_lines([line], under=" " * (30 - len(line) + len(line.lstrip())))
+    print_lines([""])
+    if report.failed:
+        print_lines([f"this machine cannot train yet: {', '.join(report.failed)}"])
+    else:
+        idle = [check.name for check in report.checks if check.verdict.state not in LIVE]
+        print_lines([f"this machine can train; not live: {', '.join(idle) or 'nothing'}"])
+
+
+def merged(choices: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """A line for each op and backend, with the cases that the backend serves for one reason; an op is named once.
+
+    Where one backend serves every case they are left out.
+    """
+    cases: dict[tuple[str, str, str], list[str]] = {}
+    for choice in choices:
+        cases.setdefault((choice["op"], choice["backend"] or "refused", choice["why"]), []).append(choice["case"])
+    groups = Counter(op for op, _, _ in cases)
+    lines, named = [], ""
+    for (op, backend, why), served in cases.items():
+        shown = ", ".join(filter(None, served)) if groups[op] > 1 or len(served) == 1 else ""
+        lines.append(("" if op == named else op, backend, f"{shown}; {why}" if shown else why))
+        named = op
+    return lines
 
 
 def _doctor_hosts(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from s4d.cli.completion import complete_config
 from s4d.cli.output import AsJson, print_json, print_lines, print_table, relative, shown
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def folds(
-    config: Annotated[Path, typer.Argument(help="Configuration of a fine-tuning run.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(help="Configuration of a fine-tuning run.", show_default=False, autocompletion=complete_config),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     chosen: Annotated[
         str | None, typer.Option("--folds", help="Such as 1,2,3; all of the manifest when left out.")

@@ -17,10 +17,11 @@ from typing import Any
 from s4d.cli.bounded_command import KILLED, OUT_OF_TIME, run_bounded, source_environment
 from s4d.cli.output import print_lines
 from s4d.errors import DataError
+from s4d.shipped_configs import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("pretrain", "finetune")
-CONFIGS = {task: ROOT / "configs" / task / "demo.yaml" for task in TASKS}
+CONFIGS = {task: SHIPPED / task / "demo.yaml" for task in TASKS}
 MANIFESTS = {"pretrain": ("affectnet", "voxceleb2"), "finetune": ("affectnet", "dfew")}
 DATASETS: dict[str, tuple[str, ...]] = {"voxceleb2": (), "affectnet": (), "dfew": ("--fold", "1")}
 _ENTRY = "import json, sys; from s4d.cli import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"

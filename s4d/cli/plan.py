@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s4d.cli.completion import ConfigOption
 from s4d.cli.output import AsJson, print_json, print_lines, print_table
 from s4d.errors import UsageError
 
@@ -28,7 +29,7 @@ MOVED, MOVED_BF16, MOVED_AVERAGE = 28, 2, 12
 
 
 def plan(
-    config: Annotated[Path, typer.Option(help="Configuration file.", show_default=False)],
+    config: ConfigOption,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     *,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
@@ -201,7 +202,7 @@ def rank_state(case: Case, sizes: Sequence[int]) -> State:
     )
 
 
-COLUMNS = ("ZeRO", "accumulation", "micro batch", "GB of a GPU", "step", "floor", "images/s", "clips/s", "most by", "")
+COLUMNS = ("ZeRO", "", "micro steps", "images + videos", "GB", "step", "floor", "images/s", "clips/s", "most by")
 
 
 def _show(document: dict[str, Any], recipe: Recipe, found: list[Way], chosen: Way | None) -> None:
@@ -222,18 +223,17 @@ def _show(document: dict[str, Any], recipe: Recipe, found: list[Way], chosen: Wa
 
 
 def _cells(way: Way, chosen: Way | None) -> list[str]:
-    micro = " + ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in way.micro.items())
     return [
         str(way.stage),
+        "chosen" if way is chosen else "" if way.fits else "too large",
         str(way.accumulation),
-        micro,
+        f"{way.micro.get('image', 0)} + {way.micro.get('video', 0)}",
         f"{way.peak / GIGA:.1f}",
         _ms(way.step_seconds),
         _ms(way.floor_seconds),
         f"{way.rate('image'):.0f}",
         f"{way.rate('video'):.0f}",
         max(way.bound().items(), key=lambda item: item[1])[0],
-        "chosen" if way is chosen else "" if way.fits else "does not fit",
     ]
 
 

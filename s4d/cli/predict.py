@@ -40,7 +40,7 @@ class Pointer(StrEnum):
 
 Inputs = Annotated[
     list[Path],
-    typer.Argument(metavar="INPUT...", help="Pictures, videos, folders with all below them.", show_default=False),
+    typer.Argument(metavar="INPUT", help="Pictures, videos, folders with all below them.", show_default=False),
 ]
 Checkpoint = Annotated[Path, typer.Option(help="Run, checkpoint or model folder.", show_default=False)]
 Source = Annotated[

@@ -43,7 +43,7 @@ def data(
             "--json",
             metavar="FILE|-",
             help="Where to write the results, - for stdout instead of tables; "
-            "generated files write benchmarks/results/<device>/data.json by default.",
+            "generated files write data.json below benchmarks/results by default.",
             show_default=False,
         ),
     ] = None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4d.cli.bench import Device, chosen_device
+from s4d.cli.completion import ConfigOption
 from s4d.cli.output import print_json, print_lines, print_table, relative
 from s4d.errors import UsageError
 
@@ -54,7 +55,7 @@ class Study:
 
 def scaling(
     *,
-    config: Annotated[Path, typer.Option(help="Configuration file.", show_default=False)],
+    config: ConfigOption,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     ranks: Annotated[str, typer.Option(help="Numbers of ranks, separated by commas.")] = "1,2,4",
     stages: Annotated[
@@ -268,8 +269,8 @@ MESSAGE_COLUMNS = ("mode", "ZeRO", "ranks", "messages of a step", "calls", "MiB"
 
 def show(document: dict[str, Any]) -> None:
     """Print the table and what one must know to read it."""
-    print_table(COLUMNS, [_cells(row) for row in document["rows"]])
-    print_table(MESSAGE_COLUMNS, [cells for row in document["rows"] for cells in _message_cells(row)])
+    print_table(COLUMNS, [_cells(row) for row in document["rows"]], keys=3)
+    print_table(MESSAGE_COLUMNS, [cells for row in document["rows"] for cells in _message_cells(row)], keys=3)
     print_lines(document["notes"])
     print_lines(
         [

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s4d.cli.bench import Device, Quick, chosen_device
+from s4d.cli.completion import ConfigOption
 from s4d.cli.output import print_json, print_lines, print_table, relative
 from s4d.errors import UsageError
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def step(
     *,
-    config: Annotated[Path, typer.Option(help="Configuration file.", show_default=False)],
+    config: ConfigOption,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     device: Device = None,
     batch: Annotated[

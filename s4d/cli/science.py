@@ -40,7 +40,7 @@ class GroupName(StrEnum):
 SizeOption = Annotated[SizeName, typer.Option(help="Data, model and steps; tiny is for rehearsals.")]
 ResultsOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of the documents; benchmarks/results/science/<size>.", show_default=False),
+    typer.Option(help="Folder of the documents; left out: of the size, below benchmarks/results.", show_default=False),
 ]
 
 
@@ -91,7 +91,7 @@ def table(
 ) -> None:
     """Show scores and gains of the finished rows."""
     from s4d.science.arms import GROUPS
-    from s4d.science.page import COLUMNS, GAIN_COLUMNS, arm_rows, gain_row
+    from s4d.science.page import TERMINAL_COLUMNS, TERMINAL_GAIN_COLUMNS, terminal_gain, terminal_rows
     from s4d.science.table import arms_in, gains, read_results, to_dict
 
     if docs:
@@ -106,8 +106,8 @@ def table(
         return
     for group in GROUPS:
         if names := arms_in(found, group):
-            print_table(COLUMNS, arm_rows(found, names, group))
-    print_table(GAIN_COLUMNS, [gain_row(gain) for gain in gains(found)])
+            print_table(TERMINAL_COLUMNS, terminal_rows(found, names))
+    print_table(TERMINAL_GAIN_COLUMNS, [terminal_gain(gain) for gain in gains(found)])
 
 
 def write_docs(root: Path) -> None:

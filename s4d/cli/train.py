@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from s4d.cli.completion import ConfigOption
+
 
 def train(
-    config: Annotated[Path, typer.Option(help="Configuration file.", show_default=False)],
+    config: ConfigOption,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes; one per device when left out.")] = None,
     resume: Annotated[str, typer.Option(help="auto: continue what run_dir holds; never; or a checkpoint.")] = "auto",

@@ -18,6 +18,7 @@ from s4d.analysis.bench_plots import draw_plots
 from s4d.cli import bench_report, main
 from s4d.cli.bench_report import Part
 from s4d.config import load
+from s4d.shipped_configs import SHIPPED
 
 TINY = ["--device", "cpu", "--cases", "tiny", "--repeats", "1", "--quick-ceiling"]
 
@@ -152,7 +153,7 @@ PROFILES = [part for part in bench_report.PARTS if part.profile is not None]
 
 
 def test_a_step_of_each_task_is_profiled() -> None:
-    tasks = [load(bench_report.ROOT / str(part.profile)).task for part in PROFILES]
+    tasks = [load(SHIPPED / str(part.profile)).task for part in PROFILES]
     assert tasks == ["pretrain", "finetune"]
     for part in PROFILES:
         command = bench_report.part_command(part, "cuda", Path("out.json"), [], 60)

@@ -122,21 +122,27 @@ def test_config_schema_knows_every_section(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_doctor_reports_every_check(capsys: pytest.CaptureFixture[str]) -> None:
-    from s4d.cli.machine_checks import CHECKS, THREADS
+    from s4d.cli.machine_checks import PARTS
 
     status = main(["doctor", "--json"])
     document = json.loads(capsys.readouterr().out)
-    assert [check["name"] for check in document["checks"]][-1] == THREADS
-    assert len(document["checks"]) == len(CHECKS) + 1
+    assert [check["name"] for check in document["checks"]] == list(PARTS)
     assert status == (0 if document["ok"] else 1)
     assert all(check["fix"] for check in document["checks"] if check["state"] != "ok")
+    mistakes = ("KeyError", "TypeError", "AttributeError", "IndexError", "ValueError")
+    assert not [check for check in document["checks"] if check["detail"].startswith(mistakes)]
+    states = {check["name"]: check["state"] for check in document["checks"]}
+    # What these tests could not run without.
+    assert {states[name] for name in ("python", "versions", "torch", "deepspeed", "PyAV", "Pillow")} == {"ok"}
+    assert document["choices"]["ops"] and all(choice["backend"] for choice in document["choices"]["ops"])
 
 
 def test_a_broken_part_fails_only_if_needed() -> None:
-    from s4d.cli.machine_checks import Check
+    from s4d.cli.doctor_check import Check, Verdict
 
-    assert not Check(name="x", state="broken", detail="").passes
-    assert Check(name="x", state="absent", detail="", needed=False).passes
+    broken = Verdict(state="broken", detail="", fix="mend it")
+    assert not Check(group="", name="x", needed=True, verdict=broken).passes
+    assert Check(group="", name="x", needed=False, verdict=broken).passes
 
 
 def test_one_rank_is_plain_python_and_more_are_launched() -> None:

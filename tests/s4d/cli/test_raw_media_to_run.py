@@ -1,4 +1,4 @@
-"""The README's way from raw media to a run, its very commands and configuration, on generated faces."""
+"""The manual's way from raw media to a run, its very commands and configuration, on generated faces."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ TINY = [
 
 
 def documented() -> tuple[list[list[str]], str]:
-    """Commands and configuration of the README's section."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.partition("### From raw media to a run")[2].partition("\n##")[0]
+    """Commands and configuration of the manual's section."""
+    text = (ROOT / "docs/preparing-data.md").read_text(encoding="utf-8")
+    section = text.partition("## From raw media to a run")[2].partition("\n##")[0]
     commands = [shlex.split(line)[1:] for line in re.findall(r"^    \.venv/bin/(s4d .*)$", section, re.MULTILINE)]
     match = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
     assert match is not None
