@@ -7,7 +7,7 @@ PIP    := $(PY) -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report bench-compare demo science docs clean distclean
+.PHONY: help env native native-sanitize check test test-deep test-multinode rig-tools scorecard gpu-report bench-compare demo science docs wheels clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -67,6 +67,32 @@ docs: env $(SPHINX) ## build the manual: build/docs/index.html
 	$(PY) -m sphinx -W --keep-going -n -E -q docs build/docs
 	@echo "docs: open build/docs/index.html"
 
+# ---- wheels: packages to install elsewhere, without a compiler there ----
+
+WHEEL_TOOLS := $(VENV)/.wheel-tools-installed
+WHEELS := build/wheels
+# With ON the library also has the routing plan for CUDA (Triton has it too) and asks for a newer system: manylinux_2_34.
+WHEEL_CUDA ?= OFF
+
+$(WHEEL_TOOLS): $(PACKAGES)
+	@echo "wheels: installing the tools into $(VENV)"
+	@$(PIP) $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["wheels"])')
+	@touch $@
+
+define BUILD
+	@$(PY) -m build --no-isolation --outdir $(1) $(2) . >build/wheel/build.log 2>&1 || { tail -n 30 build/wheel/build.log; exit 1; }
+endef
+
+# libgomp stays outside: the library shares torch's, so that there is one set of threads and one setting of their number.
+wheels: env $(WHEEL_TOOLS) ## build/wheels: one with the native library, one of Python alone, the source package
+	@rm -rf $(WHEELS) build/wheel && mkdir -p $(WHEELS) build/wheel
+	$(call BUILD,$(WHEELS),--sdist)
+	$(call BUILD,$(WHEELS),--wheel -C wheel.cmake=false)
+	$(call BUILD,build/wheel,--wheel -C build-dir=build/wheel/cmake -C cmake.define.S4D_CUDA=$(WHEEL_CUDA))
+	@PATH="$(abspath $(VENV)/bin):$$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir $(WHEELS) build/wheel/*.whl \
+		>build/wheel/repair.log 2>&1 || { cat build/wheel/repair.log; exit 1; }
+	@ls -1 $(WHEELS)
+
 # ---- checks and tests ----
 
 SOURCES := kernels s4d engine tests docs
@@ -74,6 +100,8 @@ CXX_SOURCES = $(shell find kernels/native tests/kernels/native -name '*.cpp' -o 
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 check: env ## lint, formatting and types
+	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/shellcheck scripts/*
 	$(PY) -m ruff check $(SOURCES)
 	$(PY) -m ruff format --check $(SOURCES)
 	MYPYPATH=docs/_ext $(PY) -m mypy kernels s4d engine docs/_ext

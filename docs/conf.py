@@ -19,6 +19,8 @@ html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath"]
 # Anchors for the headings that links of the README and of other pages name, as a repository browser makes them.
 myst_heading_anchors = 3
+# Quotes alone: two hyphens are the beginning of an option.
+smartquotes_action = "q"
 exclude_patterns = ["_ext"]
 html_theme = "furo"
 html_title = f"{project} {release}"

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import yaml
 
 from s4d.errors import UsageError
+from s4d.shipped_configs import shipped_like
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
@@ -121,7 +122,9 @@ def read_yaml(path: Path | str) -> dict[str, Value]:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
+        shipped = shipped_like(path)
+        also = f"; the one that comes with the project is {shipped}" if shipped else ""
+        raise UsageError(f"{path}: no such file{also}") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:

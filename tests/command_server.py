@@ -1,6 +1,7 @@
 """Runs commands for the tests one after the other, each in a forked child of a process that has imported everything.
 
 Reads one JSON object a line, `{"cwd": ..., "command": ["s4d" | "train", ...]}`, and answers `{"status", "out", "err"}`.
+Arguments name the modules to import instead of all that training needs.
 """
 
 from __future__ import annotations
@@ -72,6 +73,6 @@ def _become(command: list[str]) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
-    for name in PRELOAD:
+    for name in sys.argv[1:] or PRELOAD:
         importlib.import_module(name)
     serve()

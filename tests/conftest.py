@@ -20,6 +20,15 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Commands print lines unbroken, since tests look for words in them; pytest itself keeps the terminal's width."""
+    if config.pluginmanager.hasplugin("terminalreporter"):
+        terminal = config.get_terminal_writer()
+        terminal.fullwidth = terminal.fullwidth
+    os.environ["COLUMNS"] = "1000"
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
         return

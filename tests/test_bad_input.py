@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from s4d.data.manifest_io import prepare_manifest
+from s4d.models.folder import read_config, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32
@@ -86,6 +87,17 @@ def flip(path: str) -> Change:
         content = bytearray((root / path).read_bytes())
         content[-3] ^= 1
         (root / path).write_bytes(content)
+
+    return change
+
+
+def scaled(factor: float) -> Change:
+    """The pre-trained weights times a number, in a model folder."""
+
+    def change(root: Path) -> None:
+        tensors = load_file(root / PRETRAINED / "model.safetensors")
+        scaled = {name: value * factor for name, value in tensors.items()}
+        write_folder(root / "poisoned", scaled, read_config(root / PRETRAINED))
 
     return change
 
@@ -222,6 +234,13 @@ CASES: dict[str, Case] = {
         1,
         (f"{PRETRAINED}/model.safetensors", "checksum"),
         flip(f"{PRETRAINED}/model.safetensors"),
+        trained=True,
+    ),
+    "init-nan": Case(
+        f"{TRAIN} {NEW} model.init_from=poisoned",
+        1,
+        ("poisoned/model.safetensors", "holds NaN or infinity"),
+        scaled(float("nan")),
         trained=True,
     ),
     "init-pickle": Case(f"{TRAIN} model.init_from=harmful.pth", 1, ("harmful.pth", "model.safetensors"), harmful),
@@ -465,11 +484,9 @@ def test_prepare_leaves_damaged_media_out_when_told_to(projects: Projects, tmp_p
 
 
 def test_poisoned_weights_end_before_a_checkpoint(projects: Projects, tmp_path: Path) -> None:
+    """Weights that are finite, and whose squares are not: nothing tells before the first step."""
     root = projects.copy(tmp_path / "project", trained=True)
-    (root / "poisoned").mkdir()
-    shutil.copy(root / PRETRAINED / "config.json", root / "poisoned")
-    tensors = load_file(root / PRETRAINED / "model.safetensors")
-    save_file({name: value * float("nan") for name, value in tensors.items()}, root / "poisoned/model.safetensors")
+    scaled(1e36)(root)
     answer = projects.run(root, f"{TRAIN} {NEW} model.init_from=poisoned")
     assert answer["status"] == 5 and "error: the last step was not finite" in answer["err"], answer
     assert "step 1: not finite: rank 0: " in answer["out"], answer

@@ -86,11 +86,12 @@ def test_no_unpickler_and_no_shell(path: Path) -> None:
 
 
 def test_pages_escape_what_they_show() -> None:
-    """Values get into a page through one environment with escaping on; no template turns it off."""
-    pages = ROOT / "s4d/analysis"
-    assert "autoescape=True" in (pages / "html_page.py").read_text()
-    assert not [path for path in SOURCES if "jinja2.Environment" in path.read_text() and path.name != "html_page.py"]
-    for template in pages.glob("*.j2"):
+    """Values get into a page or a model card through an environment with escaping on; no template turns it off."""
+    pages, cards = ROOT / "s4d/analysis", ROOT / "s4d/models"
+    makers = [path for path in SOURCES if "jinja2.Environment" in path.read_text()]
+    assert sorted(makers) == [pages / "html_page.py", cards / "card.py"]
+    assert all("autoescape=True" in path.read_text() for path in makers)
+    for template in (*pages.glob("*.j2"), *cards.glob("*.j2")):
         text = template.read_text()
         assert "autoescape" not in text and "|safe" not in text.replace(" ", ""), template.name
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cli_reference
 import config_reference
 import dataset_reference
+import description_reference
+import kernel_reference
 import results
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -21,9 +24,12 @@ ROOT = DOCS.parent
 PARTS: dict[str, Callable[[], str]] = {
     "configuration": config_reference.config_reference,
     "commands": cli_reference.cli_reference,
-    "datasets": dataset_reference.dataset_reference,
-    "published counts": dataset_reference.published_reference,
+    **{f"dataset {name}": partial(dataset_reference.reader_reference, name) for name in dataset_reference.readers()},
+    "description": description_reference.description_reference,
+    "backends": kernel_reference.backend_tables,
+    "error bounds": kernel_reference.error_bounds,
     "goals": results.goal_tables,
+    "scorecard": results.scorecard_table,
     "steps": results.step_table,
 }
 MARK = re.compile(r"^<!-- (generated|file): (.+) -->$", re.MULTILINE)

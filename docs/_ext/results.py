@@ -40,6 +40,15 @@ def step_table() -> str:
     return table(("device", "step", "sides", "times as fast", "20 to 80 % of the rounds"), rows)
 
 
+def scorecard_table() -> str:
+    """The scorecard's own table with the promise of each row in a few words."""
+    folder = RESULTS / "cpu"
+    goals = {name: row["goal"] for name, row in _read(folder / "scorecard.json").items()}
+    header, _, *lines = (folder / "scorecard.md").read_text(encoding="utf-8").splitlines()
+    columns, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in (header, *lines))
+    return table((columns[0], "Promise", *columns[1:]), ((row[0], goals[row[0]], *row[1:]) for row in rows))
+
+
 def _goals_text(path: Path, document: dict[str, Any]) -> str:
     when = f"{document['date'][:10]}, commit {code(document['commit'][:7])}, file {code('/'.join(path.parts[-4:]))}"
     shown = [goal for goal in document["goals"] if goal["state"] != "absent"]

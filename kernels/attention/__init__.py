@@ -72,12 +72,15 @@ _LONG = 512
 _LONG_FLOAT32 = {"sdpa": BACKENDS["sdpa"], **BACKENDS}
 
 
-def _by_preference(qkv: Tensor, max_seqlen: int) -> tuple[bool, dict[str, Backend]]:
-    """Whether a call is one of the long float32 ones on a CPU, and its table."""
-    if qkv.device.type == "cuda":
-        return False, _ON_CUDA
-    long = qkv.device.type == "cpu" and qkv.dtype == torch.float32 and max_seqlen >= _LONG
-    return long, _LONG_FLOAT32 if long else BACKENDS
+def candidates(
+    *, device: str, dtype: torch.dtype, head_dim: int, max_seqlen: int, layout_known: bool
+) -> tuple[dict[str, Backend], dict[str, object]]:
+    """Rows for such a call in order of preference, and the facts that they may refuse."""
+    # The long float32 calls on a CPU have an order of their own.
+    long = device == "cpu" and dtype == torch.float32 and max_seqlen >= _LONG
+    table = _ON_CUDA if device == "cuda" else _LONG_FLOAT32 if long else BACKENDS
+    facts = {"device": device, "dtype": dtype, "head_dim": head_dim, "layout_known": layout_known}
+    return table, {**facts, "long": True} if long else facts
 
 
 def varlen_attention(
@@ -106,17 +109,14 @@ def varlen_attention(
         raise ValueError(f"max_seqlen: expected a non-negative integer, got {max_seqlen}")
     if layout is not None:
         check_layout(layout, num_sequences=cu_seqlens.shape[0] - 1, total_tokens=qkv.shape[0], max_seqlen=max_seqlen)
-    long, table = _by_preference(qkv, max_seqlen)
-    chosen = resolve(
-        "attention",
-        table,
-        backend,
+    table, facts = candidates(
         device=qkv.device.type,
         dtype=qkv.dtype,
         head_dim=qkv.shape[3],
+        max_seqlen=max_seqlen,
         layout_known=layout is not None,
-        **({"long": True} if long else {}),
     )
+    chosen = resolve("attention", table, backend, **facts)
     out: Tensor = chosen.load()(
         qkv, cu_seqlens, max_seqlen, layout=layout, scale=qkv.shape[3] ** -0.5 if scale is None else scale
     )

@@ -65,12 +65,17 @@ def _version(name: str) -> str | None:
 
 
 def source_commit() -> str | None:
-    """Commit of the source tree this file lies in, marked when the tree differs from it; None without git."""
+    """Commit of the checkout this file belongs to, marked when the tree differs from it.
+
+    None without git and for an installed package, whatever repository it lies in.
+    """
     root = Path(__file__).resolve().parents[2]
     try:
+        if _git(root, "rev-parse", "--show-prefix"):
+            return None
         commit = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "kernels", "s4d", "engine")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+changes" if changed else "")
 

@@ -49,15 +49,22 @@ _CUDA_SMALL = 0
 _MANY_EXPERTS = 256
 
 
-def _by_preference(x: Tensor, num_experts: int, top_k: int) -> tuple[bool, dict[str, Backend]]:
-    """Whether a call is one of the small ones where all experts at once win, and its table."""
-    if x.device.type == "cuda":
-        small, table = x.shape[0] < _CUDA_SMALL, {name: BACKENDS[name] for name in _CUDA_ORDER}
+def candidates(
+    *, device: str, dtype: torch.dtype, tokens: int, width: int, num_experts: int, top_k: int
+) -> tuple[dict[str, Backend], dict[str, object]]:
+    """Rows for such a call in order of preference, and the facts that they may refuse."""
+    # In small calls all experts at once win.
+    if device == "cuda":
+        small, table = tokens < _CUDA_SMALL, {name: BACKENDS[name] for name in _CUDA_ORDER}
     else:
         few_chosen = num_experts >= 4 * top_k
-        small = x.dtype.itemsize == 2 and (x.shape[0] < 1024 or (not few_chosen and x.shape[1] < 512))
+        small = dtype.itemsize == 2 and (tokens < 1024 or (not few_chosen and width < 512))
         table = BACKENDS
-    return small, {"dense_all": BACKENDS["dense_all"], **table} if small else table
+    facts = {"device": device, "dtype": dtype, "small": small}
+    return (
+        {"dense_all": BACKENDS["dense_all"], **table} if small else table,
+        {**facts, "many_experts": True} if num_experts > _MANY_EXPERTS else facts,
+    )
 
 
 def _check_call(x: Tensor, router: Router, experts: Experts, request: MoAERequest) -> None:
@@ -121,8 +128,14 @@ def moae(
         residual=residual,
     )
     _check_call(x, router, experts, request)
-    small, table = _by_preference(x, experts.num_experts, top_k)
-    many = {"many_experts": True} if experts.num_experts > _MANY_EXPERTS else {}
-    row = resolve("moae", table, backend, device=x.device.type, dtype=x.dtype, small=small, **many)
+    table, facts = candidates(
+        device=x.device.type,
+        dtype=x.dtype,
+        tokens=num_tokens,
+        width=x.shape[1],
+        num_experts=experts.num_experts,
+        top_k=top_k,
+    )
+    row = resolve("moae", table, backend, **facts)
     output, record = row.load()(x, router, experts, request)
     return output, record

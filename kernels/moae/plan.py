@@ -141,6 +141,11 @@ BACKENDS = {
 }
 
 
+def candidates(*, device: str) -> tuple[dict[str, Backend], dict[str, object]]:
+    """Rows for such a call in order of preference, and the facts that they may refuse."""
+    return {"triton": BACKENDS["triton"], **BACKENDS} if device == "cuda" else BACKENDS, {"device": device}
+
+
 def build_plan(
     topk_expert_ids: Tensor, num_experts: int, capacity: int | None, *, backend: str | None = None
 ) -> RoutingPlan:
@@ -153,8 +158,7 @@ def build_plan(
         raise ValueError(
             f"topk_expert_ids: expected int64 (T, k), got {topk_expert_ids.dtype} {tuple(topk_expert_ids.shape)}"
         )
-    device = topk_expert_ids.device.type
-    table = {"triton": BACKENDS["triton"], **BACKENDS} if device == "cuda" else BACKENDS
-    row = resolve("moae_plan", table, backend, device=device)
+    table, facts = candidates(device=topk_expert_ids.device.type)
+    row = resolve("moae_plan", table, backend, **facts)
     plan: RoutingPlan = row.load()(topk_expert_ids, num_experts, capacity)
     return plan

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 from pathlib import Path
 
 LIBRARY_NAME = "libs4d_native.so"
@@ -25,8 +26,13 @@ def _library_path() -> Path | None:
 def _load() -> tuple[ctypes.CDLL | None, str]:
     path = _library_path()
     if path is None:
-        return None, "the native library is not built (no C++ compiler at install time?); `make native` builds it"
+        return (
+            None,
+            "the native library is not built (no compiler, or a pure-Python wheel); `make native` builds it",
+        )
     try:
+        # The library is linked to OpenMP by name alone: it shares torch's, also where the system has none.
+        importlib.import_module("torch")
         library = ctypes.CDLL(str(path))
         version = int(library.s4d_abi_version())
     except (OSError, AttributeError) as error:
@@ -48,6 +54,17 @@ def library() -> ctypes.CDLL:
     if loaded is None:
         raise RuntimeError(reason)
     return loaded
+
+
+def instruction_set() -> str | None:
+    """The instructions that the library's inner loops use on this processor; None if it was built before it told."""
+    loaded = library()
+    if not hasattr(loaded, "s4d_instruction_set"):
+        return None
+    function = loaded.s4d_instruction_set
+    function.restype = ctypes.c_char_p
+    name: bytes = function()
+    return name.decode()
 
 
 def attention_refuses(head_dim: int) -> str | None:

@@ -4,6 +4,11 @@
 #include <cmath>
 #include <cstdint>
 
+#if defined(__GLIBC__) && defined(__x86_64__)
+// The oldest version of log() computes the same; with it the library also loads where the C library is older than here.
+__asm__(".symver log, log@GLIBC_2.2.5");
+#endif
+
 namespace s4d {
 
 struct Words {

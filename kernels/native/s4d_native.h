@@ -18,12 +18,16 @@
 #define S4D_PER_PROCESSOR
 #elif defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define S4D_PER_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define S4D_HAS_COPIES 1
 #else
 #define S4D_PER_PROCESSOR
 #endif
 
 // Raised whenever a signature or a struct below changes.
 S4D_EXPORT int32_t s4d_abi_version();
+
+// Which of the copies the loader has picked for this processor.
+S4D_EXPORT const char* s4d_instruction_set();
 
 // Routing plan of the chosen experts `ids` (tokens, top_k). `capacity` < 0 means no limit. Writes `offsets`
 // (num_experts + 1), `order` and `slots` (tokens * top_k) and `kept` (tokens * top_k, 0 or 1).

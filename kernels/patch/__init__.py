@@ -52,6 +52,14 @@ BACKENDS = {
 _ON_CUDA = {"triton": BACKENDS["triton"], **BACKENDS}
 
 
+def candidates(
+    *, device: str, dtype: torch.dtype, pixels: torch.dtype, pixel_gradient: bool
+) -> tuple[dict[str, Backend], dict[str, object]]:
+    """Rows for such a call in order of preference, and the facts that they may refuse."""
+    facts = {"device": device, "dtype": dtype, "pixels": pixels, "pixel_gradient": pixel_gradient}
+    return _ON_CUDA if device == "cuda" else BACKENDS, facts
+
+
 def embed_visible(
     pixels: Tensor,
     indices: Tensor,
@@ -93,14 +101,12 @@ def embed_visible(
         mix=mix,
         erase=erase,
     )
-    row = resolve(
-        "patch",
-        _ON_CUDA if pixels.device.type == "cuda" else BACKENDS,
-        backend,
+    table, facts = candidates(
         device=pixels.device.type,
         dtype=weight.dtype,
         pixels=pixels.dtype,
         pixel_gradient=pixels.requires_grad,
     )
+    row = resolve("patch", table, backend, **facts)
     output: Tensor = row.load()(request, weight, bias)
     return output

@@ -49,6 +49,14 @@ BACKENDS = {
 _ON_CUDA = {"triton": BACKENDS["triton"], **BACKENDS}
 
 
+def candidates(
+    *, device: str, dtype: torch.dtype, pixels: torch.dtype, pixel_gradient: bool
+) -> tuple[dict[str, Backend], dict[str, object]]:
+    """Rows for such a call in order of preference, and the facts that they may refuse."""
+    facts = {"device": device, "dtype": dtype, "pixels": pixels, "pixel_gradient": pixel_gradient}
+    return _ON_CUDA if device == "cuda" else BACKENDS, facts
+
+
 def masked_loss(
     hidden: Tensor,
     head_weight: Tensor,
@@ -80,14 +88,12 @@ def masked_loss(
         raise ValueError(f"hidden, head_weight, head_bias: expected one dtype, got {dtypes}")
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     request = target_request(pixels, indices, patch_size, tubelet_size, dtype)
-    row = resolve(
-        "reconstruction",
-        _ON_CUDA if hidden.device.type == "cuda" else BACKENDS,
-        backend,
+    table, facts = candidates(
         device=hidden.device.type,
         dtype=hidden.dtype,
         pixels=pixels.dtype,
         pixel_gradient=pixels.requires_grad,
     )
+    row = resolve("reconstruction", table, backend, **facts)
     total: Tensor = row.load()(hidden, head_weight, head_bias, request)
     return total, indices.shape[0]

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from s4d.analysis.cells import write_cells
 from s4d.analysis.picture import SERIES, Picture, draw_picture
 
 
@@ -82,15 +84,10 @@ def _matrix_picture(
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
-        for (row, column), value in np.ndenumerate(values):
-            text = number.format(value) if np.isfinite(value) else "-"
-            color = "#ffffff" if np.isfinite(value) and value > 0.55 * top else "#1c2430"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+        write_cells(axes, values, number=number, limits=(0, top))
         axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(classes)), classes)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        axes.set_aspect("equal")
         axes.set_title(title, loc="left", x=-0.25)
 
     side = max(3.6, 0.42 * len(classes) + 1.3)
@@ -135,8 +132,9 @@ def _frame_picture(scores: HeadScores, title: str) -> Picture:
         axes.plot(places, scores.frame_uar, color=SERIES[1], marker="o", markersize=4, label="one frame, held")
         if whole is not None:
             axes.axhline(whole, color=SERIES[0], label="whole clip")
-        axes.set_ylim(0, max([*scores.frame_uar, whole or 0.0]) * 1.15)
+        axes.set_ylim(0, max([*scores.frame_uar, whole or 0.0]) * 1.15 or 1)
         axes.set_xlabel("place of the frame in the clip")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("UAR")
         axes.set_title(f"{title}: clip against single frames", loc="left")
         axes.grid(axis="y")

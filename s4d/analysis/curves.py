@@ -7,6 +7,7 @@ from typing import TypeGuard
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from s4d.analysis.picture import SERIES, Picture, draw_picture
 
@@ -57,6 +58,7 @@ def _picture(metrics: Metrics, title: str, names: list[str], caption: str) -> Pi
             _line(axes, *series(metrics, name), color=SERIES[index % len(SERIES)], label=name.partition("/")[2] or name)
         axes.set_title(title, loc="left")
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid(axis="y")
         axes.margins(x=0.01)
         if len(names) > 1:

@@ -39,8 +39,8 @@ def render_data_page(
 ) -> str:
     """One HTML document; `histograms` has values and the name of their axis by title."""
     names = list(dict.fromkeys(name for part in counts.values() for name in part))
-    rows = [(name, [part.get(name, 0) for part in counts.values()]) for name in names]
-    rows.append(("all", [sum(part.values()) for part in counts.values()]))
+    rows = [(name, *(f"{part.get(name, 0):,}" for part in counts.values())) for name in names]
+    rows.append(("all", *(f"{sum(part.values()):,}" for part in counts.values())))
     pictures = [_balance(counts, names)] if len(names) > 1 else []
     pictures += [_histogram(title, values, axis) for title, (values, axis) in histograms.items() if len(values)]
     return render_page(
@@ -50,10 +50,11 @@ def render_data_page(
         looked_at=looked_at,
         groups=groups,
         shown=SHOWN,
-        columns=list(counts),
+        columns=["class", *counts] if counts else [],
         rows=rows,
         pictures=pictures,
         sheet=_data_uri(sheet),
+        sheet_width=sheet.width,
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 DPI = 144
 # Readable on white and on near-black: at least 3:1 against both, and distinct for the common forms of colour blindness.
-SERIES = ("#2f7ed8", "#d9731a", "#2a9a5c", "#b55cc0", "#c98a00", "#d3435a", "#6b7f99", "#1b9aa8")
+SERIES = ("#2f7ed8", "#d9731a", "#2a9a5c", "#b55cc0", "#c08400", "#d3435a", "#6b7f99", "#1b9aa8")
 COMMON = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,

@@ -15,8 +15,8 @@ GAP = 3
 SAMPLE_GAP = 12
 MAX_CLIPS = 3
 MAX_IMAGES = 8
-# Inches.
-WIDTH, LABEL_WIDTH = 9.6, 1.1
+# Inches; few columns make a narrower picture, whose tiles have the greatest size.
+WIDTH, LABEL_WIDTH, TILE = 9.6, 1.1, 1.3
 ROWS = ("input", "masked", "prediction")
 
 
@@ -46,11 +46,12 @@ def reconstruction_picture(samples: Reconstructions) -> Picture:
         names = [name for _ in clips for name in ROWS]
     montage, centres = _montage(rows)
     height, width = montage.shape[:2]
-    size = (WIDTH, (WIDTH - LABEL_WIDTH) * height / width)
+    shown = min(WIDTH - LABEL_WIDTH, TILE * max(map(len, rows)))
+    size = (LABEL_WIDTH + shown, shown * height / width)
 
     def draw(figure: Figure) -> None:
         figure.set_layout_engine("none")
-        axes = figure.add_axes((LABEL_WIDTH / WIDTH, 0, 1 - LABEL_WIDTH / WIDTH, 1))
+        axes = figure.add_axes((LABEL_WIDTH / size[0], 0, 1 - LABEL_WIDTH / size[0], 1))
         axes.imshow(montage, interpolation="nearest")
         axes.set_yticks(centres, names, fontsize=13)
         axes.set_xticks([])

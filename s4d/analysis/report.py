@@ -116,7 +116,11 @@ def _score_rows(run: Run) -> dict[str, object]:
     heads = [(weights, head) for weights, group in run.scores.items() for head in group]
     names = list(dict.fromkeys(name for _, head in heads for name in head.numbers))
     rows = [
-        (f"{head.source} ({head.modality}), {weights} weights", [head.numbers.get(n) for n in names])
+        (f"{head.source} ({head.modality}), {weights} weights", *(_in_words(head.numbers.get(name)) for name in names))
         for weights, head in heads
     ]
-    return {"columns": names, "rows": rows}
+    return {"columns": ["head", *(name.removeprefix("num_").replace("_", " ") for name in names)], "rows": rows}
+
+
+def _in_words(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4g}"

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from s4d.analysis.cells import write_cells
 from s4d.analysis.picture import Picture, draw_picture
 
 DEAD_SHARE = 0.01
@@ -78,14 +79,9 @@ def _heat_map(values: NDArray[np.float64], rows: Sequence[str], top: float, *, n
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        image = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            color = "#ffffff" if value > 0.55 * top else "#1c2430"
-            axes.text(column, row, f"{value:.0%}", ha="center", va="center", color=color, fontsize=8)
+        image = write_cells(axes, values, number="{:.0%}", limits=(0, top))
         axes.set_xticks(range(experts), [str(expert) for expert in range(experts)])
         axes.set_yticks(range(len(rows)), rows)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
         axes.set_xlabel("expert")
         axes.set_title(f"{name}: load by {kind}", loc="left")
         bar = figure.colorbar(image, ax=axes, fraction=0.05, format=lambda value, _: f"{value:.0%}")

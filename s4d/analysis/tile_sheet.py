@@ -12,7 +12,11 @@ FONT_SIZE = 13
 
 
 def draw_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], *, columns: int) -> Image.Image:
-    """One row per (name, pictures), each picture scaled into a square of TILE pixels with its aspect kept."""
+    """One row per (name, pictures), each picture scaled into a square of TILE pixels with its aspect kept.
+
+    At most `columns` pictures of a row are shown.
+    """
+    columns = min(columns, max((len(pictures) for _, pictures in rows), default=0))
     font = ImageFont.load_default(FONT_SIZE)
     margin = PADDING * 2 + max((int(font.getlength(name)) for name, _ in rows), default=0)
     sheet = Image.new("RGB", (margin + columns * TILE, max(len(rows), 1) * TILE), "white")

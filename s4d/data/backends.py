@@ -42,14 +42,22 @@ def choose(config: Config, plan: SamplePlan, rank: int, device: torch.device) ->
     """
     if config.data.backend != "auto":
         return config.data.backend
-    if device.type == "cpu" or _cached(plan):
-        return "pyav"
+    unmeasured = without_measuring(device.type, cached=_cached(plan) is not None)
+    if unmeasured is not None:
+        return unmeasured[0]
     chosen = [""]
     if rank == 0:
         chosen = [fastest(try_all(config, plan, device))]
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(chosen, src=0)
     return chosen[0]
+
+
+def without_measuring(device: str, *, cached: bool) -> tuple[str, str] | None:
+    """What `auto` takes for frames wanted on a `device`, and why, where nothing needs to be measured for that."""
+    if device == "cpu":
+        return "pyav", "on a CPU nothing else is tried"
+    return ("pyav", "a cache of decoded frames needs no decoder") if cached else None
 
 
 def _cached(plan: SamplePlan) -> str | None:

@@ -40,9 +40,15 @@ def resample(frames: Sequence[Pixels], box: Box, out: Sequence[Pixels], *, inter
         np.copyto(pixels, picture[:, ::-1] if flip else picture)
 
 
+def choose() -> tuple[str, str]:
+    """Who crops and resizes, "native" or "Pillow", and why."""
+    usable, reason = native.status()
+    return ("native", "the native library is there") if usable else ("Pillow", reason)
+
+
 @cache
 def _is_native() -> bool:
-    usable, reason = native.status()
-    if not usable:
+    backend, reason = choose()
+    if backend != "native":
         logger.info("crop and resize: by Pillow, which is slower: %s", reason)
-    return usable
+    return backend == "native"

@@ -2,7 +2,7 @@
 
 Two forms of the lists: the original `4_setups/All_scenes/{train,test}_All.csv`, without header, lines such as
 `Crime/Angry/0063 Angry`; and `Annotation/{train,test}.csv` of the S4D release, columns path and id, where id is a class
-number in the order of the release (another one with --labels).
+number in the order of the release (another one with `--labels`).
 """
 
 from __future__ import annotations

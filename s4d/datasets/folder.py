@@ -1,9 +1,9 @@
 """One's own data: class-named folders of images, videos or frame folders, or a csv file that lists them.
 
 Folders: `[<split>/]<class>/<image, video or folder of frames>` with splits train, val (also valid or
-validation) and test, capitals or not (train when there are none); media that lie directly in the folder have no label.
-A csv file, given itself or as `labels.csv` in the folder, has the columns path and label and optionally split and
-identity; an empty label means none.
+validation) and test, capitals or not; media that lie directly in the folder have no label. A csv file, given itself or
+as `labels.csv` in the folder, has the columns path and label and optionally split and identity; an empty label means
+none. Where neither folders nor a column name a split, a fifth of the labelled samples is held out as test.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from s4d.datasets.listing import (
     refuse_missing,
 )
 from s4d.datasets.request import Request
+from s4d.datasets.test_part import with_test_part
 from s4d.datasets.tree import Clip, MediaFolder, tell_others
 from s4d.errors import DataError
 
@@ -46,18 +47,19 @@ def prepare(root: Path, request: Request) -> list[ManifestRow]:
         return _from_table(root / TABLE)
     media = MediaFolder(root)
     identities = read_identities(root)
+    splits = _splits(media)
     rows = [
         _row(clip, label=label, split=split, identity=identity_of(identities, clip.path, clip.path))
-        for split, base in _splits(media).items()
+        for split, base in (splits or {"train": ""}).items()
         for clip, label in _clips(media, base)
     ]
     if not rows:
         raise DataError(f"{root}: no images or videos; expected <class>/<image, video or folder of frames> below it")
-    return rows
+    return rows if splits else with_test_part(root, rows)
 
 
 def _splits(media: MediaFolder) -> dict[str, str]:
-    """Split -> its folder, the root ("") being train where no folder is called by a split.
+    """Split -> its folder; empty where no folder is called by a split.
 
     DataError for two folders of one split, and for folders of media beside the splits.
     """
@@ -72,7 +74,7 @@ def _splits(media: MediaFolder) -> dict[str, str]:
         else:
             found[split] = name
     if not found:
-        return {"train": ""}
+        return {}
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     stray = [name for name in others if next(media.walk(suffixes, name), None)]
     if stray:
@@ -149,4 +151,4 @@ def _from_table(table: Path) -> list[ManifestRow]:
         seen.add(path)
         identity = row.get("identity") or None
         rows.append(_row(clip, label=row["label"] or None, split=row.get("split") or "train", identity=identity))
-    return rows
+    return rows if "split" in lines[0][1] else with_test_part(table, rows)

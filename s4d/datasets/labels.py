@@ -7,6 +7,8 @@ bare numbers in a label file mean. Three public orders are known by the codebase
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from typing import Any
 
 from s4d.datasets import CLASS_NAMES
 from s4d.errors import UsageError
@@ -71,3 +73,14 @@ def order_of(dataset: str, name: str, field: str) -> tuple[str, ...]:
         hint = f", did you mean {close[0]}?" if close else ""
         raise UsageError(f"{field}: no label order {name!r} for dataset {dataset}{hint} ({known})")
     return orders[name]
+
+
+def numbering(classes: Sequence[str], stated_in: str, dataset: str | None = None) -> dict[str, Any]:
+    """How a head's outputs are numbered, what gave that order, and which public orders of the dataset are the same."""
+    same = [name for name, order in ORDERS.get(dataset or "", {}).items() if order == tuple(classes)]
+    return {
+        "index": {name: number for number, name in enumerate(classes)},
+        "stated_in": stated_in,
+        "dataset": dataset,
+        "public_orders": same,
+    }

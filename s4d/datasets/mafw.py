@@ -3,8 +3,8 @@
 Forms of the lists, below a folder `single` or `compound`: the original `no_caption/set_K/{train,test}.txt`, lines
 `00151.mp4 anger`; the same with captions, `with_caption/...`, divided by tabs, where the captions are in a mixture of
 encodings and clips without caption (all neutral ones) are missing; and `no_caption/set_K/{train,test}.csv` of the S4D
-release, columns video_name and labels, where labels is a class number in the order of the release (another one with
---labels). A compound label joins names by `_`.
+release, columns video_name and labels, where labels is a class number in the order of the release (another one
+with `--labels`). A compound label joins names by `_`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     from s4d.data.sources import head_classes
     from s4d.models.backends import check_backends
     from s4d.tasks.crop_provenance import crops_of, warn_of_other_crops
+    from s4d.tasks.origins import origins_of
 
     check_backends(config.engine.backends)
     plan = build_plan(config, world_size=world_size)
@@ -34,7 +35,7 @@ def build_task(config: Config, *, rank: int, world_size: int, device: torch.devi
     crops = crops_of(config)
     if config.model.init_from is not None and rank == 0:
         warn_of_other_crops(Path(config.model.init_from), crops)
-    known: dict[str, Any] = {"crops": crops}
+    known: dict[str, Any] = {"crops": crops, "origins": origins_of(config, plan)}
     if config.loss.logit_adjustment > 0:
         known["class_priors"] = class_priors(plan.sources)
     task = _task_class(config)

@@ -28,6 +28,7 @@ from s4d.tasks.evaluate import Evaluator, SourceResult
 from s4d.tasks.evaluation_files import write_evaluation
 from s4d.tasks.layers import encoder_layer
 from s4d.tasks.logit_adjustment import logit_offsets
+from s4d.tasks.origins import metrics_of
 from s4d.tasks.shared_classes import SharedClasses, shared_classes
 
 
@@ -49,11 +50,14 @@ class FinetuneTask:
         world_size: int,
         device: torch.device,
         crops: Mapping[str, str] | None = None,
+        origins: Mapping[str, Any] | None = None,
         class_priors: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.config = config
         self.weights = dict(weights)
         self.crops = dict(crops or {})
+        self.origins = dict(origins or {})
+        self.metrics: dict[str, Any] | None = None
         self.classes = {name: tuple(names) for name, names in classes.items()}
         self.rank = rank
         self.device = device
@@ -173,7 +177,9 @@ class FinetuneTask:
             split = "test"
         elif split == "val" and not self._has_validation():
             return {}
-        return _summary(self._evaluator.evaluate(module, split))
+        results = self._evaluator.evaluate(module, split)
+        self.metrics = metrics_of(self.config, results)
+        return _summary(results)
 
     def _has_validation(self) -> bool:
         try:
@@ -186,20 +192,24 @@ class FinetuneTask:
         """Evaluate on the test split; rank 0 writes scores, predictions and expert loads."""
         frame_baseline = self.config.evaluation.frame_baseline
         results = self._evaluator.evaluate(module, "test", frame_baseline=frame_baseline)
+        if weights == "last":
+            self.metrics = metrics_of(self.config, results)
         if self.rank == 0:
             write_evaluation(results, self.arch.experts, run_dir, suffix="" if weights == "last" else f"-{weights}")
         return _summary(results)
 
     def describe(self) -> dict[str, Any]:
-        """Content of a checkpoint's config.json."""
+        """Content of a checkpoint's config.json, with the last evaluation of these weights if there was one."""
         return {
             "stage": "finetune",
             "architecture": self.arch.to_dict(),
             "classes": {name: list(names) for name, names in self.classes.items()},
             "crop": self.crops,
+            **self.origins,
             "inputs": {source.name: input_recipe(self.config, source).to_dict() for source in self.config.data.sources},
             "loss_weights": self.weights,
             **({"class_priors": self.class_priors} if self.class_priors else {}),
+            **({"metrics": self.metrics} if self.metrics else {}),
             "version": s4d.__version__,
         }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import s4d
 from s4d.config import Config
 from s4d.data.batch import PackedBatch
+from s4d.data.input_recipe import input_recipe
 from s4d.data.masking import decoded_count, masked_count
 from s4d.errors import UsageError
 from s4d.models.build import build_pretrain
@@ -40,12 +41,14 @@ class PretrainTask:
         world_size: int,
         device: torch.device,
         crops: Mapping[str, str] | None = None,
+        origins: Mapping[str, Any] | None = None,
     ) -> None:
         if classes:
             raise ValueError(f"classes: pre-training has no heads, got {sorted(classes)}")
         self.config = config
         self.weights = dict(weights)
         self.crops = dict(crops or {})
+        self.origins = dict(origins or {})
         arch = architecture(config.model, experts=False)
         _check_masks(config, arch)
         model = build_pretrain(arch, config.seed, config.engine.backends)
@@ -95,7 +98,9 @@ class PretrainTask:
             "stage": "pretrain",
             "architecture": self.arch.to_dict(),
             "classes": {},
+            "inputs": {source.name: input_recipe(self.config, source).to_dict() for source in self.config.data.sources},
             "crop": self.crops,
+            **self.origins,
             "loss_weights": self.weights,
             "version": s4d.__version__,
         }

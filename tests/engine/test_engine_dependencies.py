@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from engine import dependencies
 from s4d.cli import main
+from s4d.cli.doctor_bounded import Facts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_table_agrees_with_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     stated = {requirement.name: requirement.specifier for requirement in map(Requirement, project["dependencies"])}
-    for package, (oldest, newest) in dependencies.NEEDED.items():
+    extras = [name for rows in project["optional-dependencies"].values() for name in rows]
+    stated |= {requirement.name: requirement.specifier for requirement in map(Requirement, extras)}
+    for package, (oldest, newest) in {**dependencies.NEEDED, **dependencies.OPTIONAL}.items():
         expected = {f">={oldest}"} | ({f"<{newest}"} if newest else set())
         assert {str(specifier) for specifier in stated[package]} == expected, package
 
@@ -35,6 +38,7 @@ def test_nothing_else_is_imported() -> None:
 
 def test_doctor_fails_closed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("engine.dependencies.NEEDED", {"torch": ("99.0", None)})
+    monkeypatch.setattr("s4d.cli.machine_checks.gather", lambda probes: Facts())
     assert main(["doctor"]) == 2
     said = " ".join(capsys.readouterr().out.split())
     assert "torch>=99.0 is needed" in said and "pip install" in said

@@ -140,6 +140,10 @@ def test_run_folder_is_complete(whole: Path) -> None:
     }
     assert len(list((whole / "checkpoints").glob("step-*"))) == 2, "keep_last"
     assert json.loads((whole / "env.json").read_text())["world_size"] == 2
+    metrics = json.loads((newest / "config.json").read_text())["metrics"]
+    final = json.loads((whole / "evaluation.json").read_text())["sources"]
+    assert (metrics["step"], metrics["split"]) == (STEPS, "test"), "the scores found after the last step"
+    assert {name: entry["uar"] for name, entry in metrics["sources"].items()} == {n: s["uar"] for n, s in final.items()}
 
 
 def test_shared_memory_is_unchanged(whole: Path, shared_memory: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -54,6 +55,20 @@ def test_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(native, "ABI_VERSION", 999)
     available, reason = native.status()
     assert not available and "expected interface version 999" in reason
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_library_tells_which_instructions_its_loops_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built = tmp_path / native.LIBRARY_NAME
+    sources = [SOURCES / name for name in ("instruction_set.cpp", "routing_plan.cpp")]
+    subprocess.run(["g++", "-std=c++17", "-shared", "-fPIC", *sources, "-o", built], check=True)
+    monkeypatch.setattr(native, "library", lambda: ctypes.CDLL(str(built)))
+    flags = Path("/proc/cpuinfo").read_text().split()
+    levels = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": {"avx2", "fma"}}
+    fitting = [name for name, needed in levels.items() if needed <= set(flags)]
+    assert native.instruction_set() in (fitting[0] if fitting else "x86-64", "one for every processor")
+    monkeypatch.setattr(native, "library", lambda: ctypes.CDLL(None))
+    assert native.instruction_set() is None, "a library that was built before"
 
 
 def group(samples: int = 3, frames: int = 4, size: int = 24) -> Tensor:

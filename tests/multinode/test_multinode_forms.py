@@ -1,4 +1,4 @@
-"""The scripts of docs/multi-node.md as they stand there: Slurm (with stand-ins for its commands) and one per node."""
+"""Scripts as they are handed out: Slurm (with stand-ins for its commands), and one per node from docs/multi-node.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SRUN = """#!/bin/bash
 [ "$1" = --kill-on-bad-exit=0 ] || exit 9
 shift
 for task in 0 1; do
-    known=$(export -p | grep -E '(MASTER_|WORLD_SIZE|LOCAL_SIZE|OMP_|config|GLOO_|DS_ACC)')
+    known=$(export -p | grep -E '(MASTER_|WORLD_SIZE|LOCAL_SIZE|OMP_|GLOO_|DS_ACC)')
     ssh "n$task" "$known; export SLURM_PROCID=$task SLURM_LOCALID=0; cd '$PWD'; exec $(printf '%q ' "$@")" &
 done
 worst=0
@@ -33,13 +33,16 @@ exit $worst
 SCONTROL = """#!/bin/bash
 if [ "$1" = show ]; then printf 'n0\\nn1\\n'; else echo "$@" >> /mnt/shared/requeued; fi
 """
+SQUEUE = """#!/bin/bash
+echo RUNNING
+"""
 
 
 @pytest.fixture(scope="module")
 def project(rig: Rig) -> Iterator[Rig]:
     rig_runs.write_project(rig)
     (rig.shared / "bin").mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("squeue", SQUEUE)):
         (rig.shared / "bin" / name).write_text(text)
         (rig.shared / "bin" / name).chmod(0o755)
     yield rig
@@ -71,14 +74,14 @@ def stopped(run: Run, status: int) -> int:
 
 def test_slurm_queues_a_stopped_run_again(project: Rig) -> None:
     run_file = long_run(project, "slurm")
-    job = script(project, "scontrol", project=str(ROOT), config=run_file)
+    command = ["bash", "scripts/train.sbatch", run_file]
     variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[0-1]", "SLURM_NTASKS": "2"}
     path = f"/mnt/shared/bin:{os.environ['PATH']}"
     environment = {**rig_runs.NEEDED, **variables, "SLURM_NTASKS_PER_NODE": "1", "PATH": path}
 
     def queue() -> Run:
         run = rig_runs.begin(project, project.nodes[:2], run_file)
-        run.commands.append(project.head.start(["bash", job], environment=environment, out=run.log))
+        run.commands.append(project.head.start(command, environment=environment, out=run.log))
         return run
 
     first = queue()

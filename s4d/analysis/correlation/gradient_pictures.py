@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from s4d.analysis.correlation.agreement import Agreement
 from s4d.analysis.correlation.gradients import CheckpointGradients, GradientStudy, RunGradients
@@ -67,6 +68,7 @@ def _lines(study: GradientStudy) -> Picture:
             axes.set_visible(False)
         for axes in panels[max(0, len(names) - columns) : len(names)]:
             axes.set_xlabel("step")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             axes.tick_params(labelbottom=True)
         panels[0].legend(fontsize=8)
 

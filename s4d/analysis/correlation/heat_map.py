@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from s4d.analysis.cells import write_cells
 from s4d.analysis.picture import Picture, draw_picture
-
-DARK, LIGHT = "#1c2430", "#ffffff"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,15 +28,15 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """Colours between two values, and how a number is written in its cell."""
+    """Colours between two values (None: the shades of the page), and how a number is written in its cell."""
 
     low: float
     high: float
-    colours: str
+    colours: str | None
     number: str
 
 
-SHARES = Scale(low=0.0, high=1.0, colours="Blues", number="{:.0%}")
+SHARES = Scale(low=0.0, high=1.0, colours=None, number="{:.0%}")
 COSINES = Scale(low=-1.0, high=1.0, colours="RdBu_r", number="{:+.2f}")
 ALIGNMENTS = Scale(low=0.0, high=1.0, colours="viridis", number="{:.2f}")
 
@@ -61,17 +58,10 @@ def heat_maps(grids: Sequence[Grid], scale: Scale, *, alt: str, caption: str) ->
 
 
 def _draw(axes: Axes, grid: Grid, scale: Scale) -> None:
-    colours, place = matplotlib.colormaps[scale.colours], Normalize(scale.low, scale.high, clip=True)
-    axes.imshow(grid.values, cmap=colours, norm=place, aspect="auto")
-    for (row, column), value in np.ndenumerate(grid.values):
-        text = scale.number.format(value) if np.isfinite(value) else "-"
-        red, green, blue, _ = colours(place(value)) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
-        ink = LIGHT if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else DARK
-        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5)
+    limits = (scale.low, scale.high)
+    write_cells(axes, grid.values, number=scale.number, limits=limits, colours=scale.colours, fontsize=7.5)
     axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(grid.rows)), grid.rows)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     axes.set_ylabel(grid.down)
     axes.set_xlabel(grid.across)
     axes.set_title(grid.title, loc="left")

@@ -123,7 +123,7 @@ def _by_class(run: RunRouting) -> Picture:
     grid = Grid(values=values, rows=names, columns=blocks, title="distance by class", down="", across="")
     return heat_maps(
         [grid],
-        Scale(low=0.0, high=max(LEAST_SCALE, float(values.max())), colours="Blues", number="{:.2f}"),
+        Scale(low=0.0, high=max(LEAST_SCALE, float(values.max())), colours=None, number="{:.2f}"),
         alt=f"{run.run}: heat map of the routing distance between images and clips of one class; largest: {farthest}.",
         caption=f"{run.run}: Jensen-Shannon distance between the routing of images and clips of the same class; by "
         f"chance it stays below {chance:.2f} (mean over cells of the 95th percentile).",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from s4d.analysis.correlation.heat_map import SHARES, Grid, heat_maps, row_shares
 from s4d.analysis.correlation.study import TransferStudy
@@ -99,6 +100,7 @@ def _by_frame(study: TransferStudy) -> Picture:
         axes.axhline(1 / len(clips.own.scores.classes), color="#888888", linestyle=":", linewidth=1.2)
         axes.set_ylim(0, min(1.0, 1.45 * max(*values, *(verdict.scores.uar for _, verdict in lines))))
         axes.set_xlabel("place of the frame in the clip")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("UAR")
         axes.grid(axis="y")
         axes.legend(loc="upper left", fontsize=7.5)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from s4d.analysis.report import write_report
+
 CLASSES = {
     "affectnet": ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"],
     "dfew": ["happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear"],
@@ -84,6 +86,12 @@ def demo_folder(tmp_path: Path) -> Path:
 def untouched_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for tests that only read it."""
     return make_up(tmp_path_factory.mktemp("shared") / "demo")
+
+
+@pytest.fixture(scope="session")
+def demo_report(untouched_demo: Path) -> tuple[Path, dict[str, object]]:
+    """Page and numbers of the report on `untouched_demo`."""
+    return write_report(untouched_demo)
 
 
 def make_up(root: Path) -> Path:

@@ -45,8 +45,8 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page_and_numbers(untouched_demo: Path) -> tuple[Page, dict]:
-    path, numbers = write_report(untouched_demo)
+def page_and_numbers(untouched_demo: Path, demo_report: tuple[Path, dict]) -> tuple[Page, dict]:
+    path, numbers = demo_report
     assert path == untouched_demo / "report" / "index.html"
     assert json.loads(path.with_name("report.json").read_text()) == numbers
     return Page(path.read_text(encoding="utf-8")), numbers

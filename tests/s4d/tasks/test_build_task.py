@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,10 @@ import torch
 
 from s4d.config import Config
 from s4d.data.loader import build_batches
+from s4d.data.sources import load_source
+from s4d.datasets.labels import ORDERS, numbering
 from s4d.errors import UsageError
+from s4d.models.description import check_description
 from s4d.models.folder import write_folder
 from s4d.tasks import TASKS, build_task
 from s4d.tasks.finetune import FinetuneTask
@@ -69,3 +73,34 @@ def test_ranks_start_equal(config_of: Callable[..., Config], manifests: Path) ->
     tasks = [build_task(config, rank=rank, world_size=2, device=torch.device("cpu")) for rank in range(2)]
     states = [task.module.state_dict() for task in tasks]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_checkpoint_says_where_its_weights_come_from(config_of: Callable[..., Config], manifests: Path) -> None:
+    config = config_of(manifests=manifests, evaluation={"protocol": "release"})
+    task = build_task(config, rank=0, world_size=1, device=torch.device("cpu"))
+    described = check_description(Path("config.json"), json.loads(json.dumps(task.describe())))
+    faces, rows = described.data["faces"], load_source(config, "faces", "train")
+    assert (faces.manifest_sha256, faces.samples, faces.modality) == (rows.fingerprint, len(rows.rows), "image")
+    assert described.labels["clips"].index == {"p": 0, "q": 1, "r": 2, "s": 3}
+    assert (described.labels["clips"].stated_in, described.labels["clips"].public_orders) == ("the manifest", [])
+    assert described.training is not None and described.training.views_per_step == config.batch.per_step
+    assert described.metrics is None and described.format == 1
+    scores = task.evaluate(task.module, "val")
+    metrics = check_description(Path("config.json"), json.loads(json.dumps(task.describe()))).metrics
+    assert metrics is not None and (metrics.protocol, metrics.split) == ("release", "test")
+    assert {f"{name}.uar": found.uar for name, found in metrics.sources.items()}.items() <= scores.items()
+    assert metrics.sources["clips"].samples == len(load_source(config, "clips", "test").rows)
+
+
+def test_a_pretrained_checkpoint_says_it_too(config_of: Callable[..., Config], manifests: Path) -> None:
+    task = build_task(config_of("pretrain", manifests=manifests), rank=0, world_size=1, device=torch.device("cpu"))
+    described = check_description(Path("config.json"), json.loads(json.dumps(task.describe())))
+    assert set(described.data) == set(described.inputs) == {"faces", "clips"} and not described.labels
+    assert described.training is not None and described.training.mode is None
+
+
+def test_the_order_of_classes_says_what_it_is_equal_to() -> None:
+    order = ORDERS["dfew"]["mae-dfer"]
+    assert numbering(order, "the manifest", "dfew")["public_orders"] == ["s4d", "mae-dfer", "dfer-clip"]
+    assert numbering(order[::-1], "the manifest", "dfew")["public_orders"] == []
+    assert numbering(order, "the manifest")["dataset"] is None

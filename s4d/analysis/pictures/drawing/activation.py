@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from s4d.analysis.cells import ink_on, shades
 from s4d.analysis.picture import Picture, draw_picture
 from s4d.analysis.pictures.drawing.tiles import described, slice_frames, title_of
 from s4d.analysis.pictures.record import SourcePictures
@@ -53,15 +54,15 @@ def _draw_strip(axes: Axes, source: SourcePictures, number: int) -> None:
     shares = source.slice_probabilities[number].T
     whole = source.probabilities[number][:, None]
     classes, slices = shares.shape
+    colours = shades()
     for values, start in ((shares, 0.0), (whole, slices + APART)):
         axes.imshow(
-            values, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(start, start + values.shape[1], classes, 0)
+            values, cmap=colours, vmin=0, vmax=1, aspect="auto", extent=(start, start + values.shape[1], classes, 0)
         )
         for row, line in enumerate(values):
             for place, value in enumerate(line):
                 if value >= SHOWN_FROM:
-                    ink = "#ffffff" if value > 0.55 else "#1c2430"
-                    at = (start + place + 0.5, row + 0.5)
+                    at, ink = (start + place + 0.5, row + 0.5), ink_on(colours(value))
                     axes.text(*at, f"{value:.0%}", ha="center", va="center", color=ink, fontsize=7.5)
     axes.set_xlim(0, slices + 1 + APART)
     axes.set_ylim(classes, 0)

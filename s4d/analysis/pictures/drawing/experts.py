@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from s4d.analysis.cells import write_cells
 from s4d.analysis.picture import Picture, draw_picture
 from s4d.analysis.pictures.drawing.tiles import (
     GAP,
@@ -91,10 +92,12 @@ def expert_places(source: SourcePictures) -> Picture:
         for layer, number in enumerate(layers):
             _draw_grid(fields[0, layer], colors[strongest[layer]])
             fields[0, layer].set_title(f"block {source.layers[number]}")
-            image = fields[1, layer].imshow(strength[layer], cmap="Greys", vmin=1 / experts, vmax=1)
+            written = "{:.0%}" if side / strength.shape[1] >= NUMBERED else ""
+            image = write_cells(
+                fields[1, layer], strength[layer], number=written, limits=(1 / experts, 1), fontsize=6.5
+            )
+            fields[1, layer].set_aspect("equal")
             _bare(fields[1, layer])
-            if side / strength.shape[1] >= NUMBERED:
-                _write_shares(fields[1, layer], strength[layer])
             _draw_total(fields[2, layer], counts[layer].sum((0, 1)), colors)
         bar = figure.colorbar(image, ax=fields[1], fraction=0.02, format=lambda value, _: f"{value:.0%}")
         bar.outline.set_visible(False)
@@ -136,12 +139,6 @@ def _draw_shares(axes: Axes, rows: list[NDArray[np.float64]], colors: NDArray[np
             axes.barh(number * (height + GAP) + height / 2, share * length, height / 3, left=start, color=color)
             start += share * length
     axes.set_xlim(axes.get_xlim()[0], right + length)
-
-
-def _write_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
-    for (row, column), value in np.ndenumerate(shares):
-        ink = "#ffffff" if value > 0.6 else "#1c2430"
-        axes.text(column, row, f"{value:.0%}", ha="center", va="center", color=ink, fontsize=6.5)
 
 
 def _draw_total(axes: Axes, counts: NDArray[np.int64], colors: NDArray[np.float64]) -> None:
