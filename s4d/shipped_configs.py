@@ -7,6 +7,16 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent
 _INSIDE = _PACKAGE / "configs"
 SHIPPED = _INSIDE if _INSIDE.is_dir() else _PACKAGE.parent / "configs"
+# Overrides for rehearsals: every part of a model is there, a step takes milliseconds, nothing is learned.
+REHEARSAL_MODEL = (
+    "model.embed_dim=32",
+    "model.depth=2",
+    "model.num_heads=2",
+    "model.decoder_embed_dim=32",
+    "model.decoder_depth=1",
+    "model.image_size=32",
+    "model.num_frames=4",
+)
 
 
 def shipped_configs() -> list[Path]:

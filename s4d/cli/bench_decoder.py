@@ -24,7 +24,7 @@ import typer
 
 from s4d.cli.bench import Device, chosen_device
 from s4d.errors import DataError
-from s4d.shipped_configs import SHIPPED
+from s4d.shipped_configs import REHEARSAL_MODEL, SHIPPED
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +39,7 @@ LIMIT_SECONDS = 3600.0
 BEGIN = "<!-- written by `s4d bench decoder --docs`: begin -->"
 END = "<!-- written by `s4d bench decoder --docs`: end -->"
 TINY = (
-    "model.embed_dim=32",
-    "model.depth=2",
-    "model.num_heads=2",
-    "model.decoder_embed_dim=32",
-    "model.decoder_depth=1",
-    "model.image_size=32",
-    "model.num_frames=4",
+    *REHEARSAL_MODEL,
     "data.workers=0",
     "batch.per_step.affectnet=4",
 )

@@ -113,7 +113,14 @@ def measured(worlds: tuple[int, ...], model: str) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for world_size in worlds:
         cases = [
-            Case(stage=stage, world_size=world_size, precision=precision, offload=offload, accumulation=accumulation)
+            Case(
+                stage=stage,
+                world_size=world_size,
+                precision=precision,
+                offload=offload,
+                accumulation=accumulation,
+                on_cpu=True,
+            )
             for precision in PRECISIONS
             for stage, offload, accumulation in KINDS
         ]

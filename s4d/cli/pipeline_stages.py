@@ -17,7 +17,7 @@ from typing import Any
 from s4d.cli.bounded_command import KILLED, OUT_OF_TIME, run_bounded, source_environment
 from s4d.cli.output import print_lines
 from s4d.errors import DataError
-from s4d.shipped_configs import SHIPPED
+from s4d.shipped_configs import REHEARSAL_MODEL, SHIPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("pretrain", "finetune")
@@ -68,13 +68,7 @@ SIZES = {
         kill_step=10,
         log_every=1,
         overrides=(
-            "model.embed_dim=32",
-            "model.depth=2",
-            "model.num_heads=2",
-            "model.decoder_embed_dim=32",
-            "model.decoder_depth=1",
-            "model.image_size=32",
-            "model.num_frames=4",
+            *REHEARSAL_MODEL,
             "data.workers=1",
         ),
     ),

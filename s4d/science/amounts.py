@@ -21,7 +21,7 @@ from s4d.data.manifest_io import fingerprint, read_manifest, write_manifest
 from s4d.errors import DataError
 from s4d.json_text import to_json
 from s4d.science.arms import ARMS, DYNAMIC, STATIC, UNLABELLED
-from s4d.shipped_configs import SHIPPED
+from s4d.shipped_configs import REHEARSAL_MODEL, SHIPPED
 from s4d.synth.labelled_sets import make_sets
 
 CONFIGS = SHIPPED / "science"
@@ -95,13 +95,7 @@ SIZES = {
             unlabelled_clips=10,
             identities=10,
             overrides=(
-                "model.embed_dim=32",
-                "model.depth=2",
-                "model.num_heads=2",
-                "model.decoder_embed_dim=32",
-                "model.decoder_depth=1",
-                "model.image_size=32",
-                "model.num_frames=4",
+                *REHEARSAL_MODEL,
                 "engine.steps=8",
                 "engine.save_every=4",
                 "engine.log_every=1",

@@ -32,6 +32,16 @@ def test_without_zero_everything_is_whole() -> None:
     assert held(0, 4, "bf16") == held(0, 4, "fp32")
 
 
+def test_one_rank_on_a_cpu_leaves_gradients_in_bf16() -> None:
+    def gradients(world_size: int, precision: str, *, on_cpu: bool) -> float:
+        case = Case(stage=0, world_size=world_size, precision=precision, on_cpu=on_cpu)
+        return memory(case, SIZES).gradients / TOTAL
+
+    assert gradients(1, "bf16", on_cpu=True) == 2
+    assert gradients(2, "bf16", on_cpu=True) == gradients(1, "fp32", on_cpu=True) == 4
+    assert gradients(1, "bf16", on_cpu=False) == 4
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_optimizer_state_is_divided(stage: int, world_size: int) -> None:
