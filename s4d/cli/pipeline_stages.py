@@ -187,7 +187,8 @@ class Stages:
         )
         said = log.read_text(encoding="utf-8", errors="replace")
         passes = outcome == (KILLED if kill_when else 0)
-        record = {"name": name, "command": command[1:], "outcome": outcome, "seconds": time.monotonic() - begin}
+        told = [word.replace(f"{ROOT}/", "") for word in command[1:]]
+        record = {"name": name, "command": told, "outcome": outcome, "seconds": time.monotonic() - begin}
         self.records.append(record if passes else {**record, "said": said[-_SAID:]})
         print_lines([f"{name}: {self._words(outcome)} after {record['seconds']:.0f} s"])
         sys.stdout.flush()

@@ -11,6 +11,8 @@ from s4d.analysis.picture import Picture
 from s4d.atomic_files import write_atomically
 from s4d.science.arms import ARMS, DYNAMIC, GROUPS, STATIC, Group, arm_named
 from s4d.science.curves import SET_TITLES, learning_curves, scaling_picture
+from s4d.science.study import COLUMNS as STUDY_COLUMNS
+from s4d.science.study import study_path, study_rows
 from s4d.science.table import SCORES, Gain, Result, Spread, arms_in, gains, read_results, spread
 from s4d.statistics import Interval
 
@@ -30,6 +32,9 @@ def page_lines(results_root: Path, sizes: Sequence[str], pictures: Path) -> list
         results = read_results(results_root / size)
         if results:
             lines += [*size_lines(size, results), *_pictures(size, results, pictures)]
+            study = study_path(results_root / size)
+            if study.exists():
+                lines += ["Of the correlation study:", "", *_table(STUDY_COLUMNS, study_rows(study)), ""]
     return lines[:-1] if lines else ["No result is committed yet."]
 
 

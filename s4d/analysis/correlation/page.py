@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def document(cast: Cast, split: str, shown: dict[str, dict[str, int]], parts: Se
     values = finite(
         {
             "runs": [
-                {"run": subject.name, "kind": subject.kind, "model": str(subject.model.folder)}
+                {"run": subject.name, "kind": subject.kind, "model": os.path.relpath(subject.model.folder)}
                 for subject in cast.subjects
             ],
             "split": split,

@@ -13,6 +13,7 @@ from s4d.analysis.predictions import Predictions, predictions_npz
 from s4d.errors import DataError
 from s4d.metrics import scores
 from s4d.science.page import arm_rows, page_lines, size_lines
+from s4d.science.study import study_path, study_rows
 from s4d.science.table import arms_in, gains, read_results, spread, to_dict
 
 CLASSES = ("calm", "glad")
@@ -147,3 +148,37 @@ def test_a_page_has_tables_and_pictures_of_each_size(tmp_path: Path) -> None:
     for name in ("curves", "scaling"):
         assert (tmp_path / f"experiments-{name}-cpu.png").read_bytes().startswith(b"\x89PNG")
         assert any(line.endswith(f"(experiments-{name}-cpu.png)") for line in lines)
+
+
+def test_the_page_has_a_few_numbers_of_the_study(tmp_path: Path) -> None:
+    def verdict(head: str, showing: str, chosen: str, uar: float) -> dict[str, Any]:
+        return {"run": "moae-0", "head": head, "showing": showing, "chosen": chosen, "uar": uar}
+
+    def checkpoint(cosine: float) -> dict[str, Any]:
+        return {"shared": {"cosine": cosine, "images": 0.5, "clips": 0.25}}
+
+    distance = {"value": 0.04, "low": 0.03, "high": 0.05, "by_chance": 0.01}
+    document = {
+        "runs": [{"run": "moae-0"}],
+        "static": {"head": "affectnet"},
+        "dynamic": {"head": "dfew"},
+        "transfer": {"verdicts": [verdict("affectnet", "frames", "mean", 0.25), verdict("dfew", "clips", "mean", 0.5)]},
+        "representation": {"centroids": {"diagonal": 0.75, "off_diagonal": -0.25, "p_value": 0.002}},
+        "gradients": {"runs": [{"run": "moae-0", "checkpoints": [checkpoint(0.25), checkpoint(-0.5)]}]},
+        "routing": {
+            "runs": [{"run": "moae-0", "layers": [{"layer": 2, "distance": distance, "overlap": 0.9, "dead": [3]}]}]
+        },
+    }
+    path = study_path(tmp_path)
+    path.parent.mkdir()
+    path.write_text(json.dumps(document))
+    rows = study_rows(path)
+    assert rows[:2] == [
+        ("UAR of clips, dynamic head", "moae-0", "0.500"),
+        ("UAR of clips, static head, mean over frames", "moae-0", "0.250"),
+    ]
+    assert rows[3][2] == "-0.50 to +0.25"
+    assert rows[-1][2] == "0.040 (0.030 to 0.050); by chance 0.010; overlap 0.90; dead experts: 1"
+    path.write_text("{}")
+    with pytest.raises(DataError, match=r"correlation\.json: no document of"):
+        study_rows(path)
