@@ -112,14 +112,17 @@ def _comparison(runs: list[Run]) -> list[dict[str, object]]:
 
 
 def _score_rows(run: Run) -> dict[str, object]:
-    """Table of all numbers of all heads, for the last and the averaged weights: columns and rows."""
+    """Table of all numbers, a column for each head with the last and the averaged weights: columns and rows."""
     heads = [(weights, head) for weights, group in run.scores.items() for head in group]
     names = list(dict.fromkeys(name for _, head in heads for name in head.numbers))
     rows = [
-        (f"{head.source} ({head.modality}), {weights} weights", *(_in_words(head.numbers.get(name)) for name in names))
-        for weights, head in heads
+        (name.removeprefix("num_").replace("_", " "), *(_in_words(head.numbers.get(name)) for _, head in heads))
+        for name in names
     ]
-    return {"columns": ["head", *(name.removeprefix("num_").replace("_", " ") for name in names)], "rows": rows}
+    if rows:
+        rows.append(("uar by guessing", *(_in_words(1 / len(head.classes)) for _, head in heads)))
+    titles = [f"{head.source} ({head.modality}), {weights} weights" for weights, head in heads]
+    return {"columns": ["score", *titles], "rows": rows}
 
 
 def _in_words(number: float | None) -> str:

@@ -17,15 +17,15 @@ CPU_RANKS = 2
 def train_run(
     config: Path, overrides: Sequence[str], run_dir: Path, *, on_gpu: bool, limit: float, threads: int = 1
 ) -> None:
-    """`engine/train.py` on every GPU, or as two ranks on a CPU; continues what `run_dir` holds.
+    """`engine/train.py` on every GPU, or as a rank for each of up to two cores; continues what `run_dir` holds.
 
     What the ranks print goes to `<run_dir>.log`, which a DataError quotes if one fails or `limit` seconds pass.
     """
     import torch
 
-    from s4d.cli.local_ranks import run_ranks
+    from s4d.cli.local_ranks import available_cores, run_ranks
 
-    ranks = torch.cuda.device_count() if on_gpu else CPU_RANKS
+    ranks = torch.cuda.device_count() if on_gpu else min(CPU_RANKS, len(available_cores()))
     options = ["--config", os.fspath(config), *overrides, f"run_dir={json.dumps(os.fspath(run_dir))}"]
     command = [sys.executable, os.fspath(ROOT / "engine" / "train.py"), *options]
     run_dir.parent.mkdir(parents=True, exist_ok=True)

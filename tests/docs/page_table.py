@@ -10,18 +10,21 @@ from page_blocks import Command
 ITSELF = "runs this very test"
 GPU = "needs a GPU"
 THEIRS = "needs the authors' file"
+NETWORK = "needs a network and what it downloads"
 DOCKER = "needs Docker, a network and what it downloads"
 MULTINODE = "tests/multinode/test_multinode_forms.py"
 
-# Neither commands nor a program nor a configuration.
+# Neither commands nor a program nor a configuration, or commands that nothing here can run.
 SHOWN = {
     **{("docs/datasets.md", name): "a dataset's tree" for name in ("dfew/", "ferv39k/", "mafw/", "caer/", "caer_s/")},
     **{("docs/datasets.md", name): "a dataset's tree" for name in ("affectnet/", "rafdb/", "ferplus/", "voxceleb2/")},
     ("docs/datasets.md", "celebv_hq/"): "a dataset's tree",
     ("docs/doctor.md", "GPU"): "what the command above it prints",
+    ("docs/installing.md", "pip install -c constraints.txt torch numpy setuptools wheel packaging py-cpuinfo"): NETWORK,
     ("docs/multi-node.md", "node1 slots=8"): "a hostfile",
     ("docs/multi-node.md", "GLOO_SOCKET_IFNAME=eth0"): "a .deepspeed_env",
     ("docs/own-data.md", "clips/happiness/0001.mp4"): "a tree of clips",
+    ("docs/preparing-data.md", '# classes: ["neutral", "happiness"]'): "a manifest",
     ("docs/throughput.md", "run: engine.zero_stage=1 batch.accumulation=1"): "what the command above it prints",
 }
 
@@ -96,8 +99,8 @@ ADDED: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"^s4d train|^deepspeed", (*_SMALL, *_SHORT)),
     (r"^s4d profile (step|scaling)", ("--steps", "1", *_SMALL)),
     (r"^(deepspeed|s4d profile).* configs/pretrain/", ("batch.per_step.affectnet=4", "batch.per_step.voxceleb2=8")),
-    (r"^(deepspeed|s4d profile).* configs/finetune/", ("batch.per_step.affectnet=4", "batch.per_step.dfew=4")),
-    (r"^s4d train.* configs/finetune/own", ("batch.per_step.mine=4",)),
+    (r"^(deepspeed|s4d profile).* configs/finetune/(?!own)", ("batch.per_step.affectnet=4", "batch.per_step.dfew=4")),
+    (r"^(s4d train|deepspeed).* configs/finetune/own", ("batch.per_step.mine=4",)),
     (r"^s4d profile scaling.*--stages", ("--stages", "1", "--mode", "strong")),
     (r"^s4d profile data", ("--workers", "1", "--rounds", "1", "--seconds", "0.01", "--names", "16", "--json", "-")),
     (
