@@ -15,6 +15,7 @@ import torch.distributed as dist
 from engine.errors import PeerFailedError
 from engine.lasting_output import outlive_readers
 from engine.watchdog.heartbeat import Mark, pulse
+from kernels.wide_products import are_missing, widen_products
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 JOIN_SECONDS = 1800.0
@@ -105,6 +106,8 @@ def start_runtime(limit: float = JOIN_SECONDS) -> Runtime:
         torch.cuda.set_device(device)
     else:
         _share_cores()
+        if are_missing():
+            widen_products()
     if "RANK" not in os.environ:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)

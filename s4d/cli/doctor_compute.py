@@ -135,6 +135,8 @@ def check_torch(facts: Facts) -> Verdict:
     has = {name: name in processor_flags() for name in MATRIX_UNITS}
     units = ", ".join(name if is_there else f"no {name}" for name, is_there in has.items())
     detail = f"{found['version']}, {kind}; on the CPU {found['cpu_capability']} ({units})"
+    if found["bf16_products"] == "fp32":
+        detail += ", bf16 products by fp32 ones"
     found = {**found, "processor": has}
     driver_cuda = facts.get("nvidia").get("cuda")
     if driver_cuda and found["cuda"] is None:

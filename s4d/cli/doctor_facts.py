@@ -74,6 +74,7 @@ def torch_facts() -> dict[str, Any]:
     import torch.distributed as dist
 
     from kernels.launch import OLDEST_ARCHITECTURE
+    from kernels.wide_products import are_missing
 
     devices: list[dict[str, Any]] = []
     problem = None
@@ -92,6 +93,7 @@ def torch_facts() -> dict[str, Any]:
         "devices": devices,
         "problem": problem,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "bf16_products": "fp32" if are_missing() else "oneDNN",
         "threads": torch.get_num_threads(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None,
         "gloo": dist.is_available() and dist.is_gloo_available(),

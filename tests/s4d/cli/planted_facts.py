@@ -31,6 +31,7 @@ ON_CPU: dict[str, dict[str, Any]] = {
         "devices": [],
         "problem": None,
         "cpu_capability": "AVX512",
+        "bf16_products": "oneDNN",
         "threads": 2,
         "nccl": None,
         "gloo": True,

@@ -78,6 +78,7 @@ REFUSED_CHOICE = {"op": "attention", "case": "", "backend": None, "why": "unknow
         ("GPU", ON_GPU, {"torch": {"devices": [OLD_DEVICE], "architectures": []}}, "warning", "7.5", "8.0"),
         ("GPU", ON_GPU, {"torch": {"devices": [STRANGE_DEVICE]}}, "broken", "sm_80, sm_90, sm_120", "pip install -U"),
         ("torch", ON_GPU, {"torch": {"cuda": None, "devices": []}}, "warning", "not used", "whl/cu130"),
+        ("torch", ON_CPU, {"torch": {"bf16_products": "fp32"}}, "ok", "bf16 products by fp32 ones", ""),
         ("torch", ON_CPU, {"torch": "ends the process (SIGSEGV)"}, "broken", "SIGSEGV", "make env"),
         ("native library", ON_CPU, {"native": {"problem": "is not built"}}, "absent", "not built", "make native"),
         ("native library", ON_CPU, {"native": {"problem": "does not load"}}, "broken", "not load", "make native"),
