@@ -46,6 +46,9 @@ BACKENDS = {
 _CUDA_ORDER = ("triton", "grouped", "dense_all", "reference")
 # Tokens below which all experts at once come first on CUDA; 0 until `s4d bench moae` has found the crossover on a GPU.
 _CUDA_SMALL = 0
+# On a CPU: fewer tokens, and fewer multiplications for each expert unit, than this. The second is where the costs of 400
+# and 1,600 tokens of width 768 in the same results, drawn as lines, cross: some 230 tokens.
+_CPU_SMALL, _CPU_SMALL_WORK = 1024, 2**27
 _MANY_EXPERTS = 256
 
 
@@ -53,12 +56,13 @@ def candidates(
     *, device: str, dtype: torch.dtype, tokens: int, width: int, num_experts: int, top_k: int
 ) -> tuple[dict[str, Backend], dict[str, object]]:
     """Rows for such a call in order of preference, and the facts that they may refuse."""
-    # In small calls all experts at once win.
+    # In small calls all experts at once win, by doing little rather than choosing what to do.
     if device == "cuda":
         small, table = tokens < _CUDA_SMALL, {name: BACKENDS[name] for name in _CUDA_ORDER}
     else:
         few_chosen = num_experts >= 4 * top_k
-        small = dtype.itemsize == 2 and (tokens < 1024 or (not few_chosen and width < 512))
+        few = tokens < _CPU_SMALL and tokens * width**2 < _CPU_SMALL_WORK
+        small = dtype.itemsize == 2 and (few or (not few_chosen and width < 512))
         table = BACKENDS
     facts = {"device": device, "dtype": dtype, "small": small}
     return (
