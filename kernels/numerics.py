@@ -3,7 +3,7 @@
 Three computations meet: the kernel, the same formula in plain PyTorch at the same dtype (``native``), and the formula
 in float64 on the same rounded inputs (``reference``). The kernel passes if
 
-* its largest error is at most twice native's plus one unit of the dtype at the reference's largest value,
+* its largest error is at most twice native's plus half a unit of the dtype at the reference's largest value,
 * RMS(error) / RMS(reference) is below the row of the dtype, times sqrt(K / 4096) for reductions longer than 4096,
 * NaN and infinities stand where the reference has them;
 
