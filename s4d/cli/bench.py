@@ -44,7 +44,10 @@ Peers = Annotated[
     str | None, typer.Option(help="Names or patterns, separated by commas; all by default.", show_default=False)
 ]
 Repeats = Annotated[
-    int | None, typer.Option(min=1, help="Timed calls of each peer; 7 on a CPU, 30 on a GPU, 10 of whole steps.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1, help="Timed calls of each peer; 7 on a CPU, 30 on a GPU, 10 of whole steps.", show_default=False
+    ),
 ]
 Json = Annotated[
     str | None,
