@@ -22,7 +22,7 @@ from engine.protocols import StepResult
 from engine.runtime import Runtime
 from kernels.bench.machine import source_commit
 
-PACKAGES = ("s4d", "torch", "triton", "deepspeed", "safetensors", "numpy", "av", "pillow")
+PACKAGES = ("s4d-engine", "torch", "triton", "deepspeed", "safetensors", "numpy", "av", "pillow")
 
 
 class Telemetry:

@@ -46,8 +46,8 @@ BACKENDS = {
 _CUDA_ORDER = ("triton", "grouped", "dense_all", "reference")
 # Tokens below which all experts at once come first on CUDA; 0 until `s4d bench moae` has found the crossover on a GPU.
 _CUDA_SMALL = 0
-# On a CPU: fewer tokens, and fewer multiplications for each expert unit, than this. The second is where the costs of 400
-# and 1,600 tokens of width 768 in the same results, drawn as lines, cross: some 230 tokens.
+# On a CPU: fewer tokens, and less tokens x width^2, than this. The second is where the costs of 400 and 1,600 tokens of
+# width 768 in the same results, drawn as lines, cross: some 230 tokens.
 _CPU_SMALL, _CPU_SMALL_WORK = 1024, 2**27
 _MANY_EXPERTS = 256
 

@@ -173,7 +173,7 @@ def optional(name: str, extra: str) -> Verdict | str:
     """The version of an optional library that is there and fits, else the verdict."""
     package = package_of(name)
     if package is None:
-        return Verdict(state="absent", detail="not installed", fix=f"pip install 's4d[{extra}]'")
+        return Verdict(state="absent", detail="not installed", fix=f"pip install 's4d-engine[{extra}]'")
     version = installed(package) or ""
     problem, _, advice = find_misfit(package, OPTIONAL).partition("; ")
     return Verdict(state="broken", detail=problem, fix=advice, facts={"version": version}) if problem else version

@@ -12,7 +12,7 @@ from s4d.cli.doctor_decoding import UNTRIED
 # FFmpeg 8, whose demuxers stood the damage that is tried on them here.
 OLDEST_CODECS = [62]
 WHEEL = "the wheel of PyAV brings its own FFmpeg: pip install --force-reinstall --no-deps av"
-DALI_AGAIN = "pip uninstall all nvidia-dali packages, then: pip install 's4d[dali-cu13]'"
+DALI_AGAIN = "pip uninstall all nvidia-dali packages, then: pip install 's4d-engine[dali-cu13]'"
 # Without these hardly any dataset can be read.
 NEEDED_CODECS = {"h264"}
 NEEDED_FORMATS = {"JPEG", "PNG"}

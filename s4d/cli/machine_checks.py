@@ -47,7 +47,7 @@ PARTS: dict[str, Part] = {
     VERSIONS: Part(group="libraries", judge=lambda _: doctor_system.check_versions(), needed=True),
     "torch": Part(group="libraries", judge=_of(doctor_compute.check_torch), needed=True),
     "native library": Part(group="libraries", judge=_of(doctor_compute.check_native), fix="make native"),
-    "triton": Part(group="libraries", judge=_of(doctor_compute.check_triton), fix="pip install 's4d[gpu]'"),
+    "triton": Part(group="libraries", judge=_of(doctor_compute.check_triton), fix="pip install 's4d-engine[gpu]'"),
     "xformers": Part(group="libraries", judge=_of(doctor_compute.check_xformers), fix="pip uninstall xformers"),
     "deepspeed": Part(group="libraries", judge=_of(doctor_compute.check_deepspeed), needed=True),
     "between ranks": Part(group="libraries", judge=_of(doctor_compute.check_ranks), needed=True),

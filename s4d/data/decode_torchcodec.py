@@ -28,7 +28,7 @@ from s4d.data.reading import open_sample, write_views
 from s4d.data.sources import Source
 from s4d.errors import DataError, UsageError
 
-INSTALL = "pip install 's4d[torchcodec]' and FFmpeg's shared libraries (Debian: ffmpeg) bring it"
+INSTALL = "pip install 's4d-engine[torchcodec]' and FFmpeg's shared libraries (Debian: ffmpeg) bring it"
 PROBE = """
 import sys
 from torchcodec.decoders import VideoDecoder

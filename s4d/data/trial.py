@@ -48,7 +48,7 @@ def refusal(backend: str) -> str | None:
         import nvidia.dali.fn  # noqa: F401
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"cannot be imported ({line}); pip install 's4d[dali-cu13]' brings it"
+        return f"cannot be imported ({line}); pip install 's4d-engine[dali-cu13]' brings it"
     return None
 
 

@@ -64,7 +64,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done([sys.executable, "-c", f"from scikit_build_core.build import build_sdist; build_sdist({str(folder)!r})"], ROOT)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         archive.extractall(folder, filter="data")
-    return folder / f"s4d-{s4d.__version__}"
+    return folder / f"s4d_engine-{s4d.__version__}"
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,8 @@ def test_the_source_package_has_what_a_build_needs_and_no_tests(sources: Path) -
 
 def test_names_say_where_the_wheels_run(wheels: dict[str, Path]) -> None:
     version = s4d.__version__
-    assert wheels["pure"].name == f"s4d-{version}-py3-none-any.whl"
-    assert wheels["native"].name.startswith(f"s4d-{version}-py3-none-linux_")
+    assert wheels["pure"].name == f"s4d_engine-{version}-py3-none-any.whl"
+    assert wheels["native"].name.startswith(f"s4d_engine-{version}-py3-none-linux_")
 
 
 @pytest.mark.parametrize("kind", ["native", "pure"])

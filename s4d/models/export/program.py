@@ -43,7 +43,7 @@ def export_onnx(source: Source, out: Path, wanted: Wanted) -> ExportReport:
     """Write an .onnx file, run it with onnxruntime and compare."""
     for name in NEEDED_FOR_ONNX:
         if importlib.util.find_spec(name) is None:
-            raise UsageError(f"--to onnx needs {name}, which is not installed: pip install 's4d[onnx]'")
+            raise UsageError(f"--to onnx needs {name}, which is not installed: pip install 's4d-engine[onnx]'")
     size = sum(tensor.nbytes for tensor in source.tensors.values())
     if size > MOST_BYTES:
         raise UsageError(f"{source.folder}: {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB")

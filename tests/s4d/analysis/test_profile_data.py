@@ -79,7 +79,7 @@ def test_every_setup_gets_a_row(files: Files, caches: dict[str, Path]) -> None:
 
 
 def test_dali_is_timed_on_what_it_decodes(files: Files) -> None:
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d-engine[dali-cu13]'")
     cpu = torch.device("cpu")
     refusal = refusal_of("dali", files, "video", cpu)
     assert refusal is not None and refusal.startswith("cannot decode h264 on a CPU")

@@ -37,7 +37,7 @@ def test_auto_on_a_cpu_is_pyav_without_a_trial(finetune_config: MakeConfig, monk
 @pytest.mark.usefixtures("no_dali")
 def test_a_named_backend_that_is_missing_is_refused(finetune_config: MakeConfig) -> None:
     with pytest.raises(
-        UsageError, match=r"^data\.backend: dali: cannot be imported \(.+\); pip install 's4d\[dali-cu13\]'"
+        UsageError, match=r"^data\.backend: dali: cannot be imported \(.+\); pip install 's4d-engine\[dali-cu13\]'"
     ):
         build_batches(finetune_config(data={"backend": "dali"}), 0, 1)
 
@@ -144,7 +144,7 @@ def test_a_trial_reads_the_runs_own_files(finetune_config: MakeConfig, monkeypat
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_dali_is_tried_on_the_same_views(finetune_config: MakeConfig, workers: int) -> None:
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d-engine[dali-cu13]'")
     config = finetune_config(data={"workers": workers})
     found = try_backend("dali", config, build_plan(config, world_size=1), 0, CPU, samples=2)
     assert found.refusal is None
@@ -155,7 +155,7 @@ def test_dali_is_tried_on_the_same_views(finetune_config: MakeConfig, workers: i
 def test_dali_is_refused_where_it_decodes_no_image(
     finetune_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d-engine[dali-cu13]'")
     from s4d.data.dali.decoder import Decoder
 
     config = finetune_config()

@@ -34,7 +34,7 @@ STEPS_AN_EPOCH, STEPS = 2, 3
 CPU = torch.device("cpu")
 NEEDS_DALI = pytest.mark.skipif(
     importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None,
-    reason="DALI is not installed: pip install 's4d[dali-cu13]'",
+    reason="DALI is not installed: pip install 's4d-engine[dali-cu13]'",
 )
 NEEDS_TORCHCODEC = pytest.mark.skipif(refusal() is not None, reason=f"torchcodec {refusal()}")
 

@@ -20,7 +20,7 @@ from s4d.data.trial import try_backend
 from s4d.data.workers import in_order
 from s4d.errors import DataError, UsageError
 
-pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
+pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d-engine[dali-cu13]'")
 
 from s4d.data.dali import decoder
 from s4d.data.dali.drafts import Drafts

@@ -14,7 +14,7 @@ from s4d.config import Config
 from s4d.data.batch import PackedBatch
 from s4d.data.loader import build_batches
 
-pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
+pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d-engine[dali-cu13]'")
 pytestmark = pytest.mark.gpu
 
 MakeConfig = Callable[..., Config]

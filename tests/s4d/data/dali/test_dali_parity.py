@@ -23,7 +23,7 @@ from s4d.data.draws import SampleDraw
 from s4d.data.media import Frames, open_media
 from s4d.data.transform import apply_draw
 
-pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d[dali-cu13]'")
+pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 's4d-engine[dali-cu13]'")
 
 from s4d.data.dali.decoder import Decoder
 from s4d.data.dali.files import ByteStore, EncodedFile, image_cuts, video_cuts
