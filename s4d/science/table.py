@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from s4d.analysis.predictions import Predictions, read_predictions
 from s4d.errors import DataError
-from s4d.science.arms import ARMS, DYNAMIC, QUESTIONS, REFERENCE, STATIC, Group, arm_named
+from s4d.science.arms import ARMS, BEST, DYNAMIC, QUESTIONS, REFERENCE, STATIC, Group, arm_named
 from s4d.statistics import ScoreIntervals, hierarchical_bootstrap, paired_bootstrap
 
 SCORES = ("uar", "war")
@@ -94,8 +94,13 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def arms_in(results: Sequence[Result], group: Group) -> list[str]:
-    """Names of the arms of a group that have a result, in order; the scaling ends with the arm of all stills."""
+    """Names of the arms of a group that have a result, in order.
+
+    The claim's end with the best variation, the scaling with the arm of all stills.
+    """
     wanted = [arm for arm in ARMS if arm.group == group]
+    if group == "claim":
+        wanted.append(arm_named(BEST))
     if group == "scaling":
         wanted = sorted([*wanted, arm_named(REFERENCE)], key=lambda arm: arm.stills)
     names = [arm.name for arm in wanted if any(result.arm == arm.name for result in results)]
