@@ -93,7 +93,8 @@ def test_against_float64_definition(backend: str, name: str, dtype: torch.dtype,
 @pytest.mark.parametrize("dim", [32, 64, 80, 128])
 @pytest.mark.parametrize("backend", RIVALS)
 def test_head_dims(backend: str, dim: int) -> None:
-    layout = ((2, 5), (1, 20))
+    # So many tokens that the largest errors of two computations are alike; of 30, one had 3 times the other's.
+    layout = ((8, 5), (6, 20))
     qkv, upstream = packed(layout, torch.float32, heads=2, dim=dim)
     expected = attend(qkv.double(), upstream.double(), layout, "reference")
     ours = attend(qkv, upstream, layout, backend)

@@ -25,10 +25,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels
+from kernels.native import attention_refuses
 
 NAMESPACE = "s4d::"
 # Ops that no call can reach on this machine, with the reason.
-UNREACHED: dict[str, str] = {}
+NATIVE_ATTENTION = attention_refuses(64)
+UNREACHED: dict[str, str] = (
+    {} if NATIVE_ATTENTION is None else {f"s4d::native_attention{part}": NATIVE_ATTENTION for part in ("", "_backward")}
+)
 
 
 class Recorder(TorchDispatchMode):
