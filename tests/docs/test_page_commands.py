@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_blocks import Block, Command, blocks, commands
+from page_blocks import ROOT, Block, Command, blocks, commands
 from page_table import QUICK, is_run
 from page_world import Answer, Runner, adapted, runnable, started, write_world
 
@@ -104,6 +104,15 @@ def test_a_quick_command(quick: tuple[Runner, Path], command: Command) -> None:
     if " plan " in command.text:
         (shown,) = [block.text for block in blocks() if block.key == PLAN_OUTPUT]
         assert " ".join(shown.split()) in " ".join(answer.out.split())
+        page = (ROOT / PLAN_OUTPUT[0]).read_text(encoding="utf-8")
+        table = re.findall(r"^\| (\d) \| \d+ \| [^|]+ videos \|(.+?)(\(chosen\) )?\|$", page, re.MULTILINE)
+        lines = [line for line in answer.out.splitlines() if re.match(r" *\d .* \d+ \+ \d+ ", line)]
+        told = [(line.split()[0], numbers(line.split(" + ")[1])[1:], "chosen" in line) for line in lines]
+        assert [(stage, numbers(values), bool(chosen)) for stage, values, chosen in table] == told
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[\d.]+", text)]
 
 
 @pytest.mark.deep
