@@ -21,7 +21,7 @@ def study_rows(path: Path) -> list[tuple[str, str, str]]:
     """Cells of `COLUMNS`; DataError for a file that is no document of `s4d analyze correlation`."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return [*_transfer(document), *_representation(document), *_gradients(document), *_routing(document)]
+        return [row for part in PARTS for row in part(document)]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f"{path}: no document of `s4d analyze correlation`: {error!r}") from error
 
@@ -43,9 +43,14 @@ def _transfer(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _representation(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    found = document["representation"]["centroids"]
+    representation, run = document["representation"], document["runs"][0]["run"]
+    found = representation["centroids"]
     value = f"{found['diagonal']:.2f} against {found['off_diagonal']:.2f} (p = {found['p_value']:.4f})"
-    yield "cosine of a class's centroids in stills and clips, against other classes'", document["runs"][0]["run"], value
+    yield "cosine of a class's centroids in stills and clips, against other classes'", run, value
+    for pair in (*representation["cka_between_modalities"], *representation["cka_between_runs"]):
+        first, second = pair["first"].removeprefix(f"{run}: "), pair["second"].removeprefix(f"{run}: ")
+        if first in ("images", "clips"):
+            yield f"CKA of {first} and {second}, layer by layer", run, ", ".join(f"{x:.2f}" for x in pair["by_layer"])
 
 
 def _gradients(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -66,6 +71,20 @@ def _routing(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield title, run["run"], f"{value}; dead experts: {len(layer['dead'])}"
 
 
+def _labels(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    run, labels = document["runs"][0]["run"], document["labels"]
+    found = labels["tables"]["images"]
+    value = f"{found['off_diagonal']['pearson']:.2f} (p = {found['off_diagonal_p_value']['pearson']:.4f})"
+    yield "correlation of both heads' confusions, stills against clips, beside the diagonal", run, value
+    found = labels["clips"]["pearson"]
+    others = found["mean_with_another_clip_of_the_class"], found["mean_with_any_other_clip"]
+    value = f"{found['mean']['value']:.2f} against {others[0]:.2f} and {others[1]:.2f}"
+    yield "correlation of both heads' answers on a clip, against another clip of its class and any", run, value
+
+
 def _range(found: list[Mapping[str, Any]], name: str) -> str:
     values = [entry[name] for entry in found]
     return f"{min(values):+.2f} to {max(values):+.2f}"
+
+
+PARTS = (_transfer, _representation, _gradients, _routing, _labels)

@@ -163,22 +163,51 @@ def test_the_page_has_a_few_numbers_of_the_study(tmp_path: Path) -> None:
         "static": {"head": "affectnet"},
         "dynamic": {"head": "dfew"},
         "transfer": {"verdicts": [verdict("affectnet", "frames", "mean", 0.25), verdict("dfew", "clips", "mean", 0.5)]},
-        "representation": {"centroids": {"diagonal": 0.75, "off_diagonal": -0.25, "p_value": 0.002}},
+        "representation": {
+            "centroids": {"diagonal": 0.75, "off_diagonal": -0.25, "p_value": 0.002},
+            "cka_between_modalities": [
+                {"first": "moae-0: clips", "second": "moae-0: middle frame", "by_layer": [0.5, 0.125]},
+                {"first": "moae-0: stilled", "second": "moae-0: images", "by_layer": [1.0, 1.0]},
+            ],
+            "cka_between_runs": [{"first": "moae-0: images", "second": "sfer-0: images", "by_layer": [0.75, 0.25]}],
+        },
         "gradients": {"runs": [{"run": "moae-0", "checkpoints": [checkpoint(0.25), checkpoint(-0.5)]}]},
         "routing": {
             "runs": [{"run": "moae-0", "layers": [{"layer": 2, "distance": distance, "overlap": 0.9, "dead": [3]}]}]
+        },
+        "labels": {
+            "tables": {"images": {"off_diagonal": {"pearson": 0.5}, "off_diagonal_p_value": {"pearson": 0.004}}},
+            "clips": {
+                "pearson": {
+                    "mean": {"value": 0.75},
+                    "mean_with_another_clip_of_the_class": 0.5,
+                    "mean_with_any_other_clip": 0.25,
+                }
+            },
         },
     }
     path = study_path(tmp_path)
     path.parent.mkdir()
     path.write_text(json.dumps(document))
     rows = study_rows(path)
-    assert rows[:2] == [
-        ("UAR of clips, dynamic head", "moae-0", "0.500"),
-        ("UAR of clips, static head, mean over frames", "moae-0", "0.250"),
-    ]
-    assert rows[3][2] == "-0.50 to +0.25"
-    assert rows[-1][2] == "0.040 (0.030 to 0.050); by chance 0.010; overlap 0.90; dead experts: 1"
+    assert dict(row[::2] for row in rows) == {
+        "UAR of clips, dynamic head": "0.500",
+        "UAR of clips, static head, mean over frames": "0.250",
+        "cosine of a class's centroids in stills and clips, against other classes'": "0.75 against -0.25 (p = 0.0020)",
+        "CKA of clips and middle frame, layer by layer": "0.50, 0.12",
+        "CKA of images and sfer-0: images, layer by layer": "0.75, 0.25",
+        "cosine of SFER and DFER gradients, over checkpoints": "-0.50 to +0.25",
+        "the same of two batches of stills": "+0.50 to +0.50",
+        "the same of two batches of clips": "+0.25 to +0.25",
+        "Jensen-Shannon distance of the tasks' routing, layer 2": (
+            "0.040 (0.030 to 0.050); by chance 0.010; overlap 0.90; dead experts: 1"
+        ),
+        "correlation of both heads' confusions, stills against clips, beside the diagonal": "0.50 (p = 0.0040)",
+        "correlation of both heads' answers on a clip, against another clip of its class and any": (
+            "0.75 against 0.50 and 0.25"
+        ),
+    }
+    assert {row[1] for row in rows} == {"moae-0"}
     path.write_text("{}")
     with pytest.raises(DataError, match=r"correlation\.json: no document of"):
         study_rows(path)
