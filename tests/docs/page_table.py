@@ -48,6 +48,7 @@ ANYWHERE = {
     "s4d bench pipeline": GPU,
     "s4d science run": "tests/s4d/science/test_science_run.py",
     "s4d science table": "tests/s4d/science/test_science_table.py",
+    "s4d analyze correlation runs/science/": "tests/s4d/analysis/correlation/test_correlation_study.py",
     "s4d checkpoint export runs/mine --to onnx": "tests/s4d/models/export/test_export_peers.py",
     "s4d doctor --hostfile": "tests/multinode/test_multinode_doctor.py",
     "deepspeed --hostfile hosts --launcher pdsh": "tests/multinode/test_multinode_start.py",
@@ -94,7 +95,10 @@ _SMALL = (
     *("model.num_frames=4", "model.decoder_embed_dim=16", "model.decoder_depth=1", "model.decoder_num_heads=1"),
     *("model.moae.first_layer=1", "engine.precision=fp32", "data.workers=1"),
 )
-_SHORT = ("engine.epochs=null", "engine.steps=2", "engine.save_every=null", "engine.eval_every=null")
+_SHORT = (
+    *("engine.epochs=null", "engine.steps=2"),
+    *("engine.save_every=null", "engine.eval_every=null", "engine.keep_best=null"),
+)
 ADDED: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"^s4d train|^deepspeed", (*_SMALL, *_SHORT)),
     (r"^s4d profile (step|scaling)", ("--steps", "1", *_SMALL)),
