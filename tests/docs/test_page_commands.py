@@ -108,6 +108,7 @@ def test_a_quick_command(quick: tuple[Runner, Path], command: Command) -> None:
         table = re.findall(r"^\| (\d) \| \d+ \| [^|]+ videos \|(.+?)(\(chosen\) )?\|$", page, re.MULTILINE)
         lines = [line for line in answer.out.splitlines() if re.match(r" *\d .* \d+ \+ \d+ ", line)]
         told = [(line.split()[0], numbers(line.split(" + ")[1])[1:], "chosen" in line) for line in lines]
+        assert len(table) == 4
         assert [(stage, numbers(values), bool(chosen)) for stage, values, chosen in table] == told
 
 
