@@ -111,7 +111,7 @@ def predictions_file(run: Path) -> Path:
     file = run / FILE if run.is_dir() else run
     if not file.is_file():
         wanted = file if file.suffix == ".npz" else file / FILE
-        raise DataError(f"{wanted}: no such file; `s4d evaluate {wanted.parent} --out {wanted.parent}` writes it")
+        raise DataError(f"{wanted}: no such file; `s4d evaluate {wanted.parent} --out FOLDER` writes one, give FOLDER")
     return file
 
 

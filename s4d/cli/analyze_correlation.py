@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from s4d.cli.out_folder import refuse_unwritable
 from s4d.cli.output import AsJson, print_json, print_lines, relative
 
 
@@ -37,6 +38,7 @@ def correlation(
     from s4d.analysis.correlation.correlate import correlate
     from s4d.cli.progress import show_progress
 
+    refuse_unwritable(out)
     with show_progress("batches") as progress:
         page, numbers = correlate(
             runs, out, split=split.value, static=static, dynamic=dynamic, scaling=scaling, progress=progress

@@ -15,7 +15,9 @@ def routing(
     runs: Annotated[list[Path], typer.Argument(help="Fine-tuning runs with experts.", show_default=False)],
     split: Annotated[Split, typer.Option(help="Which held-out data of each run.")] = Split.test,
     draws: Annotated[int, typer.Option(help="Random draws of each test and interval.")] = 1000,
-    dead_share: Annotated[float, typer.Option(help="Share of the choices below which an expert is dead.")] = 0.01,
+    dead_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the choices below which an expert is dead.")
+    ] = 0.01,
     seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
     as_json: AsJson = False,
 ) -> None:

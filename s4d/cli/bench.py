@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,6 +133,16 @@ def patterns(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
+def refuse_unknown_peers(names: Iterable[str], wanted: tuple[str, ...]) -> None:
+    """UsageError for a pattern of --peers that fits none of these names; before anything is measured."""
+    from kernels.bench.session import matches
+
+    known = tuple(dict.fromkeys(names))
+    for pattern in wanted:
+        if not any(matches(name, (pattern,)) for name in known):
+            raise UsageError(f"--peers: none fits {pattern}; peers are {', '.join(known)}")
+
+
 class _Measurement:
     """One run of `s4d bench`: measures, and writes what there is after every case."""
 
@@ -164,6 +174,10 @@ class _Measurement:
         if not wanted:
             known = ", ".join(case for op in ops for case in op.cases)
             raise UsageError(f"--cases: none fits {', '.join(self.options.cases)}; cases are {known}")
+        measured = ((op, case) for op in ops for case, _ in wanted_cases(op, self.options))
+        refuse_unknown_peers(
+            (peer.name for op, case in measured for peer in (*op.peers(case), *op.tile_peers(case))), self.options.peers
+        )
         dtypes = tuple(dict.fromkeys(dtype for _, dtype in wanted))
         self.ceiling = measure_ceiling(self.options.device, (*dtypes, torch.float32), quick=quick)
         findings = run_ops(ops, self.options, self.ceiling, self._after_case)

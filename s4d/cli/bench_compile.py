@@ -82,7 +82,8 @@ def _again_without_interpreter(
     arch: str, op: str | None, case: str, dump: Path | None, jobs: int, as_json: bool
 ) -> int:
     """Run this command in a process where kernels are compiled: the choice falls when their modules are imported."""
-    options = ["--arch", arch, "--case", case, "--jobs", str(jobs), *(["--json"] if as_json else [])]
+    options = ["--arch", arch, "--jobs", str(jobs), *(["--json"] if as_json else [])]
+    options += ["--case", case] if case else []
     options += [*(["--op", op] if op is not None else []), *(["--dump", str(dump)] if dump is not None else [])]
     code = "import sys; from s4d.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

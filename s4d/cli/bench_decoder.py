@@ -63,7 +63,8 @@ def decoder(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each decoder.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each decoder.")] = 7,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin nothing new after this; call again for the rest.", show_default=False)
+        float | None,
+        typer.Option(min=0, help="Begin nothing new after this; call again for the rest.", show_default=False),
     ] = None,
     work: Annotated[Path, typer.Option(help="Where data and finished parts are kept.")] = WORK,
     json: Annotated[

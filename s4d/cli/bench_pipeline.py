@@ -52,7 +52,7 @@ def pipeline(
     undisturbed: Annotated[
         bool, typer.Option(help="Also train without the kill, and compare all bytes of weights and moments.")
     ] = True,
-    limit: Annotated[float, typer.Option(help="Most seconds of all stages together.")] = 3600.0,
+    limit: Annotated[float, typer.Option(min=0, help="Most seconds of all stages together.")] = 3600.0,
     out: Annotated[Path, typer.Option(help="Folder of data, runs, logs and report.json; replaced.")] = Path(
         "runs/pipeline"
     ),

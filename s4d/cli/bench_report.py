@@ -98,7 +98,7 @@ def gpu_report(
         typer.Option(help="Folder of the document; below benchmarks/results, for chosen cases runs/gpu-report."),
     ] = None,
     limit: Annotated[
-        float | None, typer.Option(help="Most seconds of all parts together; the sum of theirs if left out.")
+        float | None, typer.Option(min=0, help="Most seconds of all parts together; the sum of theirs if left out.")
     ] = None,
     cases: Annotated[str | None, typer.Option(help="Only these cases in every benchmark.", show_default=False)] = None,
     repeats: Annotated[

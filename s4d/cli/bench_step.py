@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s4d.cli.bench import Cases, Csv, Device, Json, Quick, Repeats, chosen_device, patterns
+from s4d.cli.bench import Cases, Csv, Device, Json, Quick, Repeats, chosen_device, patterns, refuse_unknown_peers
 from s4d.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,9 +104,10 @@ class _StepMeasurement:
         from s4d.cli.bench_step_engine import EngineSides
         from s4d.cli.bench_step_memory import peak_memory
 
-        self.ceilings.append(self._ceiling())
         engine = EngineSides()
         try:
+            refuse_unknown_peers((engine.peer.name, *(peer.name for peer in PEERS)), self.options.peers)
+            self.ceilings.append(self._ceiling())
             for case in self.options.wanted_cases():
                 start = time.monotonic()
                 run_case(case, (engine.peer, *PEERS), self.options, self.findings, peak_memory)

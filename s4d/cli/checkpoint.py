@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,8 @@ from s4d.cli.output import AsJson, print_fields, print_json, print_lines, print_
 if TYPE_CHECKING:
     from s4d.models.keys import KeyReport
 
+# As sources of a run are called, whose heads these are.
+HEAD_NAME = re.compile(r"[A-Za-z0-9_-]+")
 Classes = Annotated[
     list[str] | None,
     typer.Option(help="HEAD=name,name,...: class names of a head in order; once per head.", show_default=False),
@@ -67,7 +70,9 @@ def import_file(
 def _guess(path: Path) -> Source:
     if not path.is_dir():
         return Source.RELEASE
-    return Source.HF_VIDEOMAE if (path / "config.json").is_file() else Source.DEEPSPEED
+    # The weights alone are enough: what is missing beside them is then named.
+    of_transformers = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    return Source.HF_VIDEOMAE if any((path / name).is_file() for name in of_transformers) else Source.DEEPSPEED
 
 
 def _import(path: Path, out: Path, source: Source, classes: dict[str, tuple[str, ...]], drop_head: bool) -> KeyReport:
@@ -158,10 +163,14 @@ def verify(folder: RunPlace, as_json: AsJson = False) -> None:
     """
     from engine.checkpoint import candidates
     from engine.checkpoint_files import damages
+    from engine.checkpoint_manifest import MANIFEST
     from engine.errors import CheckpointError, StateRefusedError
+    from s4d.models.folder import MODEL_FILE
 
     folders = candidates(folder)
-    if not folders or not all(path.is_dir() for path in folders):
+    # One that lost its manifest is damaged; a folder with neither is a run that has not saved yet, or something else.
+    is_none = folders == [folder] and not any((folder / name).is_file() for name in (MANIFEST, MODEL_FILE))
+    if not folders or is_none or not all(path.is_dir() for path in folders):
         raise CheckpointError(f"{folder}: no checkpoint there")
     found = {path: list(damages(path)) or _misfit(path) for path in folders}
     if as_json:
@@ -222,7 +231,9 @@ def parse_classes(entries: list[str]) -> dict[str, tuple[str, ...]]:
     for entry in entries:
         head, equals, names = entry.partition("=")
         parsed = tuple(name.strip() for name in names.split(","))
-        if not equals or not head or not all(parsed) or head in classes:
-            raise UsageError(f"command line: --classes {entry!r}: expected HEAD=name,name,... once per head")
+        if not equals or not HEAD_NAME.fullmatch(head) or not all(parsed) or head in classes:
+            raise UsageError(f"command line: --classes {entry!r:.200}: expected HEAD=name,name,... once per head")
+        if len(set(parsed)) != len(parsed):
+            raise UsageError(f"command line: --classes {entry!r:.200}: a class name is given twice")
         classes[head] = parsed
     return classes

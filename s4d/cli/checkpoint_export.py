@@ -20,6 +20,15 @@ class Target(StrEnum):
     SAFETENSORS = "safetensors"
 
 
+# Options that a form looks at; another one would be ignored without a word.
+TAKEN = {
+    Target.HF_VIDEOMAE: ("head", "check_with"),
+    Target.TORCH_EXPORT: ("head", "modality", "batch"),
+    Target.ONNX: ("head", "modality", "batch"),
+    Target.SAFETENSORS: (),
+}
+
+
 class Modality(StrEnum):
     """What an encoder without heads is shown."""
 
@@ -46,10 +55,14 @@ def export(
 
     safetensors: one file under the names of the released S4D code.
     """
+    from s4d.errors import UsageError
     from s4d.models.export.source import Wanted, open_source
     from s4d.models.export.table import EXPORTERS
 
     wanted = Wanted(head=head, modality=modality.value, batch=batch, check_with=check_with)
+    for name in ("head", "modality", "batch", "check_with"):
+        if name not in TAKEN[to] and getattr(wanted, name) != getattr(Wanted(), name):
+            raise UsageError(f"command line: --{name.replace('_', '-')}: --to {to.value} has no use for it")
     report = EXPORTERS[to.value](open_source(checkpoint), out, wanted)
     if as_json:
         print_json(

@@ -92,7 +92,7 @@ def _batch_arithmetic(config: Config, ranks: int) -> list[str]:
     """The derived numbers of the run; they need the manifests."""
     absent = [source.manifest for source in config.data.sources if not Path(source.manifest).is_file()]
     if absent:
-        return [f"batch arithmetic: unknown until {', '.join(absent)} exists"]
+        return [f"batch arithmetic: unknown without {', '.join(absent)}"]
     from s4d.data.plan import build_plan
 
     return build_plan(config, world_size=ranks).summary()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from s4d.cli.out_folder import refuse_unwritable
 from s4d.cli.output import AsJson, print_json, print_lines, relative
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def validate(
     from s4d.cli.progress import show_progress
     from s4d.data.validate import validate_manifest
 
+    if out is not None:
+        refuse_unwritable(out)
     with show_progress("decoded") as progress:
         findings = validate_manifest(
             manifest, against=against, scan=scan, sample=sample, stride=stride, workers=workers, progress=progress

@@ -11,6 +11,7 @@ import typer
 
 from s4d.cli.doctor_check import LIVE
 from s4d.cli.output import AsJson, print_json, print_lines, print_table
+from s4d.errors import UsageError
 
 if TYPE_CHECKING:
     from s4d.cli.doctor_hosts import Findings
@@ -33,13 +34,15 @@ def doctor(
 ) -> None:
     """Say what is live on this machine, how to get what is not, and what `auto` would choose here.
 
-    Exit status 1 if a needed part is missing, 2 if one is too old.
+    Exit status 1 if a needed part is missing, 2 if a version does not fit.
 
     With --hostfile: can its hosts train together? Versions, clocks, cores, run folder, network.
     """
     if hostfile is not None:
         _doctor_hosts(hostfile, run_dir, interface, ssh_port, as_json)
         return
+    if interface is not None or ssh_port is not None:
+        raise UsageError("--interface, --ssh-port: belong to --hostfile")
 
     from s4d.cli.machine_checks import VERSIONS, examine
 

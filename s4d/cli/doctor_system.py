@@ -113,7 +113,11 @@ def check_shared_memory() -> Verdict:
 
 def check_disk(run_dir: Path | None) -> Verdict:
     """Free space where a run would write."""
-    folder = Path(place(os.fspath(run_dir or Path.cwd()))["folder"])
+    wanted = run_dir or Path.cwd()
+    folder = Path(place(os.fspath(wanted))["folder"])
+    occupied = next((path for path in (wanted, *wanted.parents) if os.path.lexists(path) and not path.is_dir()), None)
+    if occupied is not None:
+        return Verdict(state="broken", detail=f"{occupied}: is not a folder", fix="choose another run_dir")
     free = shutil.disk_usage(folder).free
     facts = {"folder": os.fspath(folder.resolve()), "free_bytes": free}
     detail = f"{free / GIB:.1f} GiB free in {folder.resolve()}"

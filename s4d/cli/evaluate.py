@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from s4d.cli.out_folder import refuse_unwritable
 from s4d.cli.output import AsJson, print_json, print_lines, print_table, relative
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def evaluate(
 
     if out is not None and out.resolve() == run.resolve():
         raise UsageError(f"--out {out}: is the run itself, whose own evaluation stays as it is")
+    if out is not None:
+        refuse_unwritable(out)
     request = Request(
         split=split.value,
         weights=weights.value,

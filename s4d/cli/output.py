@@ -102,5 +102,5 @@ def relative(path: Path | str) -> str:
     path = Path(path)
     try:
         return os.fspath(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, RuntimeError):  # elsewhere, or a loop of symbolic links
         return os.fspath(path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s4d.cli.out_folder import refuse_unwritable
 from s4d.cli.output import AsJson, print_json, print_lines, print_table, relative
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def predict(
 
     if recipe is not None and crop is Crop.none:
         raise UsageError("--recipe: needs --crop boxes or yunet")
+    refuse_unwritable(out)
     request = Request(
         out=out,
         source=source,

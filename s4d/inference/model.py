@@ -30,6 +30,8 @@ BATCH = {"image": 32, "video": 8}
 FRAMES_OF_CLIP = 8
 IMAGE_HOP_SECONDS = 0.5
 USUAL_FPS = 25.0
+# Of one clip: far beyond any evaluation, and few enough to be listed.
+MOST_VIEWS = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +208,7 @@ def recipes_of(trained: TrainedModel) -> dict[str, InputRecipe]:
             try:
                 found[name] = InputRecipe.from_dict(inputs[name])
             except (ValueError, TypeError) as error:
-                raise DataError(f"{trained.folder / CONFIG_FILE}: field 'inputs.{name}.{error}") from error
+                raise DataError(f"{trained.folder / CONFIG_FILE}: field 'inputs.{name}': {error}") from error
     elif trained.run_config is not None:
         from s4d.config import load
 
@@ -214,6 +216,8 @@ def recipes_of(trained: TrainedModel) -> dict[str, InputRecipe]:
         found = {source.name: input_recipe(config, source) for source in config.data.sources}
     for name, recipe in found.items():
         arch = trained.arch
+        if recipe.temporal_views * recipe.spatial_views > MOST_VIEWS:
+            raise DataError(f"{trained.folder / CONFIG_FILE}: field 'inputs.{name}': more than {MOST_VIEWS} views")
         frames = 1 if recipe.modality == "image" else arch.num_frames
         if (recipe.image_size, recipe.num_frames) != (arch.image_size, frames):
             raise DataError(

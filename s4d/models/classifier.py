@@ -34,7 +34,10 @@ class ClassifierOutput(NamedTuple):
 
 
 class FinetuneModel(nn.Module):
-    """Encoder with optional adapter experts, pooled over all tokens; `heads` maps head names to class counts."""
+    """Encoder with optional adapter experts, pooled over all tokens; `heads` maps head names to class counts.
+
+    ValueError for a head that cannot be called so.
+    """
 
     positions: Tensor
 
@@ -44,7 +47,11 @@ class FinetuneModel(nn.Module):
         self.patch_embed = PatchEmbed(arch, (backends or {}).get("patch"))
         self.blocks = build_blocks(arch, backends or {})
         self.fc_norm = nn.LayerNorm(arch.embed_dim, eps=LAYER_NORM_EPS)
-        self.head = nn.ModuleDict({name: nn.Linear(arch.embed_dim, classes) for name, classes in heads.items()})
+        try:
+            self.head = nn.ModuleDict({name: nn.Linear(arch.embed_dim, classes) for name, classes in heads.items()})
+        except KeyError as error:
+            # Its name may hold no dot and be no attribute of a dictionary of modules, such as `train`.
+            raise ValueError(f"a head with such a name cannot be built: {error.args[0]}") from error
         self.register_buffer("positions", sinusoid_table(arch.position_tokens, arch.embed_dim), persistent=False)
 
     def forward(self, batch: PackedBatch, noise: tuple[Tensor, ...] | None = None) -> ClassifierOutput:

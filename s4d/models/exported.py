@@ -12,10 +12,19 @@ from torch import Tensor
 
 from s4d.errors import DataError
 from s4d.models.description import check_description
-from s4d.models.folder import CONFIG_FILE, MODEL_FILE, read_object, read_tensor_file, refuse_not_finite
+from s4d.models.folder import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    read_architecture,
+    read_object,
+    read_tensor_file,
+    refuse_not_finite,
+)
 from s4d.models.tensor_header import read_header, refuse_types
 
 KEY = "s4d"
+# What transformers' fields and ours both state, and no tensor need show.
+STATED_TWICE = ("depth", "num_heads", "image_size", "num_frames")
 
 
 def is_exported(folder: Path) -> bool:
@@ -48,4 +57,10 @@ def open_exported(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError(f"tensor {name!r}: not known")
     except ValueError as error:
         raise DataError(f"{folder}: {error}") from error
+    assert ledger.arch is not None
+    stated = read_architecture(folder, described)
+    for name in STATED_TWICE:
+        mine, theirs = getattr(stated, name), getattr(ledger.arch, name)
+        if mine != theirs:
+            raise DataError(f"{path}: field '{KEY}.architecture.{name}': {mine!r}, transformers' fields say {theirs!r}")
     return described, dict(ledger.tensors)

@@ -57,7 +57,7 @@ def refuse_other_shapes(where: str, shapes: Shapes, expected: Shapes) -> None:
 
 
 def expected_shapes(arch: Architecture, heads: Mapping[str, int], pretrained: bool) -> dict[str, torch.Size]:
-    """Shape of every tensor of a model, which is not built."""
+    """Shape of every tensor of a model, which is not built; ValueError for a head that cannot be called so."""
     from s4d.models.classifier import FinetuneModel
     from s4d.models.mae import PretrainModel
 

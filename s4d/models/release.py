@@ -21,7 +21,7 @@ from s4d.errors import DataError, UsageError
 from s4d.models.card import model_card
 from s4d.models.description import FORMAT
 from s4d.models.fit import expected_shapes, refuse_lying_sizes, refuse_other_shapes, shapes_of
-from s4d.models.folder import refuse_not_finite, write_folder
+from s4d.models.folder import read_tensor_file, refuse_not_finite, write_folder
 from s4d.models.foreign.assumed import assumed_inputs, note_on_inputs
 from s4d.models.foreign.isolated import find_shards, read_isolated
 from s4d.models.keys import KeyReport
@@ -31,6 +31,7 @@ ROUTER = re.compile(r"blocks\.(\d+)\.moe_layer\.router\.(topkroute|noise)_linear
 EXPERT = re.compile(r"blocks\.(\d+)\.moe_layer\.experts\.(\d+)\.(fc1|fc2)\.(weight|bias)")
 ROUTER_OF_OURS = re.compile(r"blocks\.(\d+)\.moae\.(router|noise)_(weight|bias)")
 EXPERT_OF_OURS = re.compile(r"blocks\.(\d+)\.moae\.(fc1|fc2)_(weight|bias)")
+HEAD = re.compile(r"head\.([^.]+)\.(weight|bias)")
 
 # Settings of the released fine-tuning that no tensor shows.
 RELEASED_TOP_K = 2
@@ -41,7 +42,7 @@ WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 def from_release(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
     """Tensors under our names, and which released names were taken as they are or combined (to our name).
 
-    Raises ValueError where the experts of a layer are not numbered 0, 1, ... without a gap.
+    Raises ValueError where two tensors would be one of ours, or experts of a layer do not make a stack.
     """
     ours: dict[str, Tensor] = {}
     mapped: dict[str, str] = {}
@@ -51,19 +52,34 @@ def from_release(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
         if match := EXPERT.fullmatch(name):
             layer, expert, linear, kind = match.groups()
             combined[name] = f"blocks.{layer}.moae.{linear}_{kind}"
-            stacks[combined[name]][int(expert)] = tensor
+            _put(stacks[combined[name]], int(expert), tensor, combined[name])
             continue
         if match := ROUTER.fullmatch(name):
             layer, linear, kind = match.groups()
             mapped[name] = f"blocks.{layer}.moae.{'router' if linear == 'topkroute' else linear}_{kind}"
         else:
             mapped[name] = name
-        ours[mapped[name]] = tensor
+        _put(ours, mapped[name], tensor, mapped[name])
     for name, experts in stacks.items():
-        if sorted(experts) != list(range(len(experts))):
-            raise ValueError(f"{name}: experts are numbered {sorted(experts)}")
-        ours[name] = torch.stack([experts[expert] for expert in range(len(experts))])
+        _put(ours, name, _stacked(name, experts), name)
     return ours, mapped, combined
+
+
+def _put(places: dict[Any, Tensor], key: str | int, tensor: Tensor, name: str) -> None:
+    if key in places:
+        raise ValueError(f"two tensors of the file are the same part of {name!r}")
+    places[key] = tensor
+
+
+def _stacked(name: str, experts: Mapping[int, Tensor]) -> Tensor:
+    if sorted(experts) != list(range(len(experts))):
+        raise ValueError(f"{name}: experts are numbered {sorted(experts)}")
+    for number, tensor in experts.items():
+        refuse_type(f"{name} of expert {number}", tensor)
+        if tensor.shape != experts[0].shape:
+            shapes = f"{tuple(tensor.shape)} in expert {number}, {tuple(experts[0].shape)} in expert 0"
+            raise ValueError(f"tensor {name!r}: experts differ in shape: {shapes}")
+    return torch.stack([experts[number] for number in range(len(experts))])
 
 
 def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,9 +102,9 @@ def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read_release(path: Path) -> dict[str, Tensor]:
     """The model's tensors in a released file; refuses anything but plain data. DataError says why.
 
-    The file is a pickle: a process that can do nothing else reads it and hands tensors back.
+    A pickle is read by a process that can do nothing else and hands tensors back. Our own export writes safetensors.
     """
-    return read_isolated("release", [path])
+    return read_tensor_file(path) if path.suffix == ".safetensors" else read_isolated("release", [path])
 
 
 def import_release(path: Path, out: Path, *, classes: Mapping[str, tuple[str, ...]] | None = None) -> KeyReport:
@@ -112,14 +128,14 @@ def import_tensors(
     try:
         ours, mapped, combined = from_release(tensors)
         arch = architecture_of(ours)
+        pretrained = "mask_token" in ours
+        stage = "pretrain" if pretrained else "finetune"
+        refuse_lying_sizes(str(path), arch, stage, shapes_of(ours))
+        heads = {} if pretrained else _heads(ours)
+        expected = expected_shapes(arch, heads, pretrained)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-    pretrained = "mask_token" in ours
-    stage = "pretrain" if pretrained else "finetune"
-    refuse_lying_sizes(str(path), arch, stage, shapes_of(ours))
-    heads = {name.split(".")[1]: len(tensor) for name, tensor in ours.items() if name.startswith("head.")}
-    names = {} if pretrained else _check_classes(path, heads, classes or {})
-    expected = expected_shapes(arch, heads, pretrained)
+    names = _check_classes(path, heads, classes or {})
     refuse_differences(path, ours, expected)
     modalities = {head: head for head in names if head in MODALITIES}
     config: dict[str, Any] = {
@@ -144,11 +160,19 @@ def refuse_differences(path: Path, tensors: Mapping[str, Tensor], expected: Mapp
     float64 is refused too: rounding it would be a change that nobody asked for.
     """
     refuse_other_shapes(str(path), shapes_of(tensors), expected)
-    for name, tensor in sorted(tensors.items()):
-        if tensor.dtype not in WEIGHT_TYPES:
-            problem = f"expected floating-point numbers, got {tensor.dtype}; float32, float16 and bfloat16 are read"
-            raise DataError(f"{path}: tensor {name!r}: {problem}")
+    try:
+        for name, tensor in sorted(tensors.items()):
+            refuse_type(name, tensor)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
     refuse_not_finite(path, tensors)
+
+
+def refuse_type(name: str, tensor: Tensor) -> None:
+    """ValueError unless the tensor is of a type that weights are read in."""
+    if tensor.dtype not in WEIGHT_TYPES:
+        problem = f"expected floating-point numbers, got {tensor.dtype}; float32, float16 and bfloat16 are read"
+        raise ValueError(f"tensor {name!r}: {problem}")
 
 
 def architecture_of(ours: Mapping[str, Tensor]) -> Architecture:
@@ -162,12 +186,14 @@ def architecture_of(ours: Mapping[str, Tensor]) -> Architecture:
     if not rows:
         raise ValueError(f"width {patch.shape[0]} is none of the known sizes {[s.embed_dim for s in SIZES.values()]}")
     size = rows[0]
-    layers = sorted({int(name.split(".")[1]) for name in ours if ".moae." in name})
+    layers = sorted({_block_of(name, "blocks.") for name in ours if ".moae." in name})
     experts = None
     if layers:
         fc1 = ours.get(f"blocks.{layers[0]}.moae.fc1_weight")
         if fc1 is None:
             raise ValueError(f"block {layers[0]} has a router but no experts")
+        if fc1.ndim != 3:
+            raise ValueError(f"tensor 'blocks.{layers[0]}.moae.fc1_weight': {fc1.ndim} dimensions instead of 3")
         experts = MoaeArchitecture(
             layers=tuple(layers),
             num_experts=fc1.shape[0],
@@ -191,7 +217,29 @@ def architecture_of(ours: Mapping[str, Tensor]) -> Architecture:
 
 
 def _depth(ours: Mapping[str, Tensor], prefix: str) -> int:
-    return 1 + max((int(name[len(prefix) :].split(".")[0]) for name in ours if name.startswith(prefix)), default=-1)
+    return 1 + max((_block_of(name, prefix) for name in ours if name.startswith(prefix)), default=-1)
+
+
+def _block_of(name: str, prefix: str) -> int:
+    number = name.removeprefix(prefix).partition(".")[0]
+    if not number.isdecimal():
+        raise ValueError(f"tensor {name!r}: has no number of a block behind {prefix!r}")
+    return int(number)
+
+
+def _heads(ours: Mapping[str, Tensor]) -> dict[str, int]:
+    """Classes of each head; ValueError for a classifier of another program, which has no name."""
+    heads: dict[str, int] = {}
+    for name, tensor in ours.items():
+        if name.startswith("head."):
+            match = HEAD.fullmatch(name)
+            if match is None or tensor.ndim == 0:
+                raise ValueError(
+                    f"tensor {name!r}: not of a released model, whose heads are called head.NAME.weight and "
+                    "head.NAME.bias; --from names the program that wrote the file"
+                )
+            heads[match[1]] = len(tensor)
+    return heads
 
 
 def _check_classes(
@@ -202,6 +250,8 @@ def _check_classes(
             raise UsageError(f"{path}: give the {count} class names of head {head!r}, which the file does not hold")
         if len(classes[head]) != count:
             raise UsageError(f"{path}: head {head!r} has {count} classes, got {len(classes[head])} names")
+        if "" in classes[head] or len(set(classes[head])) != count:
+            raise UsageError(f"{path}: a class name of head {head!r} is empty or given twice")
     unknown = [head for head in classes if head not in heads]
     if unknown:
         raise UsageError(f"{path}: has no head {unknown[0]!r} (heads: {', '.join(heads) or 'none'})")

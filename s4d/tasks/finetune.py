@@ -14,6 +14,7 @@ from s4d.config import Config
 from s4d.data.batch import MODALITIES, PackedBatch
 from s4d.data.input_recipe import input_recipe
 from s4d.data.sources import EmptySplitError, load_sources
+from s4d.errors import UsageError
 from s4d.models.build import build_finetune
 from s4d.models.classifier import ClassifierOutput
 from s4d.models.compiled import choose_forwards
@@ -67,7 +68,10 @@ class FinetuneTask:
         self._evaluator = Evaluator(config, rank=rank, world_size=world_size, device=device)
         arch = architecture(config.model, experts=config.mode == "moae")
         heads = {name: len(names) for name, names in self.classes.items()}
-        model = build_finetune(arch, heads, config.seed, config.engine.backends)
+        try:
+            model = build_finetune(arch, heads, config.seed, config.engine.backends)
+        except ValueError as error:
+            raise UsageError(f"data.sources: {error}") from error
         if config.model.init_from is not None:
             load_initial(
                 model,

@@ -5,6 +5,7 @@ What is changed is stated in page_table.py: `REPLACED` and `ADDED`; pages that t
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -134,3 +135,17 @@ def test_from_the_first_command_to_the_last(ready: tuple[Runner, Path], tmp_path
         else:
             for command in filter(is_run, block.commands()):
                 run(runner, command, root)
+
+
+@pytest.mark.deep
+def test_every_file_and_every_number_of_a_run_is_explained(ready: tuple[Runner, Path]) -> None:
+    page = (ROOT / "docs/run-folder.md").read_text(encoding="utf-8")
+    _, root = ready
+    for stage, own in (("pretrain", "reconstructions.npz"), ("finetune", "predictions.csv")):
+        run_dir = root / "runs/demo" / stage
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        names = {path.name for path in run_dir.iterdir() if not path.name.startswith(".lease-")}
+        keys = {key for line in lines for key in json.loads(line)}
+        assert {own, "finished.json"} <= names and {"loss/image", "time/data"} <= keys
+        folders = {f"{name}/" if (run_dir / name).is_dir() else name for name in names}
+        assert not [name for name in folders | keys if f"`{name}`" not in page]

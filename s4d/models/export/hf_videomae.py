@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from s4d.errors import DataError, UsageError
@@ -53,12 +53,13 @@ def export(source: Source, out: Path, wanted: Wanted) -> ExportReport:
         )
     if source.stage == "pretrain" and arch.decoder != "joint":
         raise UsageError(f"{source.folder}: its decoder is {arch.decoder!r}; transformers' VideoMAE has the joint one")
-    head = source.head_for(wanted.head, "video") if source.stage == "finetune" else None
+    head = source.head_for(wanted.head, "video")
     config = _config(source, head)
     ours = {name: tensor for name, tensor in source.tensors.items() if _is_of(name, head)}
     with kept_if_good(out) as aside:
         aside.mkdir()
-        save_file(to_transformers(ours, source.stage), aside / MODEL_FILE, metadata={"format": "pt"})
+        model = save(to_transformers(ours, source.stage), metadata={"format": "pt"})
+        (aside / MODEL_FILE).write_bytes(model)
         (aside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         card = model_card(config[KEY], ours, name=out.name, transformers_class=CLASSES_OF[source.stage])
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
@@ -151,6 +152,9 @@ def _of_head(source: Source, head: str | None) -> dict[str, Any]:
         key: {name: part for name, part in value.items() if name == head} if key in by_head else value
         for key, value in source.described.items()
     }
+    if head and kept.get("metrics"):
+        scores = {name: found for name, found in kept["metrics"]["sources"].items() if name == head}
+        kept |= {"metrics": {**kept["metrics"], "sources": scores} if scores else None}
     if head and "inputs" not in kept:
         kept["inputs"] = {head: {"modality": source.modalities[head]}}
     return kept

@@ -32,8 +32,12 @@ def export_program(source: Source, out: Path, wanted: Wanted) -> ExportReport:
     """Write a .pt2 file, load it again and compare."""
 
     def write(program: ExportedProgram, frames: Tensor, path: Path) -> Run:
-        torch.export.save(program, path)
-        loaded: Run = torch.export.load(path).module()
+        # Written by torch itself, a full disk would end this process instead of raising an error.
+        content = io.BytesIO()
+        torch.export.save(program, content)
+        path.write_bytes(content.getbuffer())
+        with path.open("rb") as stream:
+            loaded: Run = torch.export.load(stream).module()
         return loaded
 
     return _export(source, out, wanted, write)
@@ -53,7 +57,7 @@ def export_onnx(source: Source, out: Path, wanted: Wanted) -> ExportReport:
 def _export(
     source: Source, out: Path, wanted: Wanted, write: Callable[[ExportedProgram, Tensor, Path], Run]
 ) -> ExportReport:
-    head = source.head_for(wanted.head) if source.stage == "finetune" else None
+    head = source.head_for(wanted.head)
     modality = source.modalities[head] if head else wanted.modality
     inputs = [random_frames(source.arch, modality, wanted.batch, seed) for seed in SEEDS]
     with quiet(), torch.no_grad(), portable_plan(), kept_if_good(out) as aside:

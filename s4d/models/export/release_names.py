@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from s4d.errors import DataError
@@ -25,7 +25,7 @@ def export(source: Source, out: Path, wanted: Wanted) -> ExportReport:
     if source.arch.decoder != "joint":
         raise DataError(f"{source.folder}: its decoder is {source.arch.decoder!r}, the released code has the joint one")
     with kept_if_good(out) as aside:
-        save_file({name: tensor.clone().contiguous() for name, tensor in to_release(ours).items()}, aside)
+        aside.write_bytes(save({name: tensor.clone().contiguous() for name, tensor in to_release(ours).items()}))
         written = read_tensor_file(aside)
         refuse_unless_equal(out, from_release(written)[0], ours)
     compared = f"{len(written)} tensors read back, equal to the bit"

@@ -56,13 +56,20 @@ class Source:
     modalities: Mapping[str, str]
     described: Mapping[str, Any]
 
-    def head_for(self, wanted: str | None, modality: str | None = None) -> str:
-        """The head asked for by name, or the only one of the modality; UsageError names those there are."""
+    def head_for(self, wanted: str | None, modality: str | None = None) -> str | None:
+        """The head asked for by name, or the only one of the modality; UsageError names those there are.
+
+        None where the model has no heads and none was asked for.
+        """
+        if wanted is None and self.stage != "finetune":
+            return None
         fitting = [name for name in self.classes if modality in (None, self.modalities[name])]
         if wanted is not None and wanted not in fitting:
             raise UsageError(f"command line: --head {wanted!r}: expected one of {', '.join(fitting) or 'none'}")
+        kind = f" for {modality}s" if modality else ""
+        if not fitting:
+            raise UsageError(f"{self.folder}: a classifier without a head{kind}, which could be exported")
         if wanted is None and len(fitting) != 1:
-            kind = f" for {modality}s" if modality else ""
             raise UsageError(f"{self.folder}: {len(fitting)} heads{kind} ({', '.join(fitting)}); choose with --head")
         return wanted or fitting[0]
 

@@ -37,6 +37,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+TOO_LARGE = "refused: it takes more memory than its size explains"
 NOT_ALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global|unsupported GLOBAL (\S+)")
 
 
@@ -78,9 +79,10 @@ def main() -> None:
     except RefusedError as error:
         problem = str(error)
     except MemoryError:
-        problem = "refused: it takes more memory than its size explains"
+        problem = TOO_LARGE
     except Exception as error:
-        problem = f"not a readable checkpoint: {_reason(error)}"
+        # torch reports missing memory as an error like any other.
+        problem = TOO_LARGE if "can't allocate memory" in str(error) else f"not a readable checkpoint: {_reason(error)}"
     print(json.dumps({"file": name, "problem": problem}), flush=True)
     # What lies around may be of unknown kinds; nothing of it is to run on the way out.
     os._exit(1)

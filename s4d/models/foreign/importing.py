@@ -36,7 +36,7 @@ def import_form(form: str, path: Path, out: Path, wishes: Wishes) -> KeyReport:
 
     DataError names the file and the tensor that is refused, missing or not known; UsageError asks for class names.
     """
-    return _imported(path, out, form, lambda: FORMS[form].convert(_read_file(path), wishes))
+    return _imported(path, out, form, wishes, lambda: FORMS[form].convert(_read_file(path), wishes))
 
 
 def import_hf_videomae(path: Path, out: Path, wishes: Wishes) -> KeyReport:
@@ -44,7 +44,7 @@ def import_hf_videomae(path: Path, out: Path, wishes: Wishes) -> KeyReport:
     config = read_object(path / CONFIG_FILE)
     stated_in = {} if wishes.classes else {"stated_in": "id2label in the config.json of transformers"}
     convert = functools.partial(hf_videomae.convert, config=config, wishes=wishes)
-    return _imported(path, out, "hf-videomae", lambda: convert(_read_folder(path)), **stated_in)
+    return _imported(path, out, "hf-videomae", wishes, lambda: convert(_read_folder(path)), **stated_in)
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -86,12 +86,19 @@ def _read_shards(folder: Path, places: dict[str, str]) -> dict[str, Tensor]:
 
 
 def _imported(
-    path: Path, out: Path, form: str, convert: Callable[[], Ledger], stated_in: str = "the command line of the import"
+    path: Path,
+    out: Path,
+    form: str,
+    wishes: Wishes,
+    convert: Callable[[], Ledger],
+    stated_in: str = "the command line of the import",
 ) -> KeyReport:
     try:
         ledger = convert()
         for name in ledger.rest:
             raise ValueError(f"tensor {name!r}: not known in the form {form!r}; nothing is left out unexplained")
+        if wishes.classes and not ledger.classes:
+            raise ClassNamesError("nothing in it becomes a classifier, so there is no use for --classes")
         arch = _architecture(ledger)
     except ClassNamesError as error:
         raise UsageError(f"{path}: {error}") from error
@@ -133,7 +140,10 @@ def _check_shapes(path: Path, ledger: Ledger, arch: Architecture) -> dict[str, s
     """Tensors of our model that the file need not have, with the reason; DataError for any other difference."""
     heads = {name: len(labels) for name, labels in ledger.classes.items()}
     refuse_lying_sizes(str(path), arch, ledger.stage, shapes_of(ledger.tensors))
-    expected = expected_shapes(arch, heads, pretrained=ledger.stage != "finetune")
+    try:
+        expected = expected_shapes(arch, heads, pretrained=ledger.stage != "finetune")
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
     missing: dict[str, str] = {}
     if ledger.stage == "encoder":
         missing = {name: "starts anew" for name in expected if not name.startswith("encoder.")}

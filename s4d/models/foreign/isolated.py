@@ -48,7 +48,11 @@ def read_isolated(form: Form, files: Sequence[Path]) -> dict[str, Tensor]:
         answer = _ask(form, request, descriptors, whole)
         if answer is not None:
             raise DataError(f"{whole.parent / answer[0] if len(files) == 1 else whole / answer[0]}: {answer[1]}")
-        return read_tensor_file(Path(f"/proc/self/fd/{output}"))
+        try:
+            return read_tensor_file(Path(f"/proc/self/fd/{output}"))
+        except DataError as error:
+            # Names of tensors that no header of safetensors may hold.
+            raise DataError(f"{whole}: {str(error).partition(': ')[2]}") from error
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -129,4 +129,5 @@ def test_the_command_prints_a_table_or_json(runs: tuple[Path, Path], capsys: pyt
 def test_a_run_without_predictions_is_named(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     (runs[1] / "predictions.npz").unlink()
     assert main(["analyze", "compare", *map(str, runs)]) == 1
-    assert f"{runs[1] / 'predictions.npz'}: no such file; `s4d evaluate {runs[1]} --out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{runs[1] / 'predictions.npz'}: no such file; `s4d evaluate {runs[1]} --out FOLDER`" in told

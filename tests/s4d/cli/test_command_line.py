@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from s4d.cli import main
 from s4d.cli.app import COMMANDS, GROUPS, build_app
 from s4d.cli.checkpoint import parse_classes
+from s4d.cli.out_folder import refuse_unwritable
 from s4d.cli.output import print_json, relative
 from s4d.cli.train import launch_command
 from s4d.errors import UsageError
@@ -44,7 +45,18 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["evaluate", "nope", "--out", "./nope"], 2, "--out nope: is the run itself"),
         (["extract", "nope", "--data", "m.csv", "--out", "features"], 1, "nope: no such run, checkpoint or model"),
         (["checkpoint", "inspect", "nope"], 1, "nope: no such run, checkpoint or model folder"),
+        (["checkpoint", "verify", str(ROOT / "configs")], 1, "configs: no checkpoint there"),
         (["golden", "nope.safetensors"], 1, "nope.safetensors"),
+        (["report", ""], 2, "an argument is empty: the one behind 'report'"),
+        (["train", "--config="], 2, "an argument is empty: --config="),
+        (["evaluate", "run", "--out", f"{DEMO}/x"], 2, f"--out {DEMO}/x: {DEMO} is not a folder"),
+        (["predict", "a.png", "--checkpoint", "run", "--out", DEMO], 2, f"--out {DEMO}: {DEMO} is not a folder"),
+        (["analyze", "correlation", "run", "--out", DEMO], 2, "is not a folder"),
+        (["data", "validate", "m.csv", "--out", DEMO], 2, "is not a folder"),
+        (["analyze", "routing", "run", "--dead-share", "nan"], 2, "Invalid value for '--dead-share'"),
+        (["bench", "moae", "--device", "cpu", "--peers", "grouped,nope"], 2, "--peers: none fits nope; peers are "),
+        (["bench", "step", "--device", "cpu", "--peers", "nope"], 2, "--peers: none fits nope; peers are engine, "),
+        (["doctor", "--ssh-port", "22"], 2, "--interface, --ssh-port: belong to --hostfile"),
     ],
 )
 def test_errors_are_one_line_with_their_status(
@@ -88,6 +100,36 @@ def test_status_reaches_the_shell() -> None:
     assert result.returncode == 2
     assert result.stdout == "" and "engine.zero_stage: expected 0, 1, 2 or 3, got 7" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "expected"),
+    [
+        ("| true", 1, ""),
+        ("> /dev/full", 1, "s4d: error: No space left on device\n"),
+        (">&-", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written(where: str, status: int, expected: str) -> None:
+    command = f"{sys.executable} -c 'import sys; from s4d.cli import main; sys.exit(main())' config show {DEMO} {where}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    script = f"{command}; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (status, "", expected)
+
+
+@pytest.mark.parametrize("place", ["s4d.cli.app.build_app", "s4d.config.load"])
+def test_an_interrupt_is_one_line(
+    place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupt)
+    assert main(["config", "show", DEMO]) == 130
+    assert capsys.readouterr().err == "s4d: interrupted\n"
 
 
 def test_config_show_prints_a_file_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,9 +199,17 @@ def test_one_rank_is_plain_python_and_more_are_launched() -> None:
 
 def test_class_names_of_heads() -> None:
     assert parse_classes(["image=a,b", "video=c, d"]) == {"image": ("a", "b"), "video": ("c", "d")}
-    for wrong in (["image"], ["=a"], ["image=a,,b"], ["image=a", "image=b"]):
+    for wrong in (["image"], ["=a"], ["image=a,,b"], ["image=a", "image=b"], ["image=a,b,a"], ["a.b=c"], ["a\nb=c"]):
         with pytest.raises(UsageError, match="--classes"):
             parse_classes(wrong)
+
+
+def test_a_folder_of_results_that_can_be_made_is_taken(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new" / "deeper")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="link is not a folder"):
+        refuse_unwritable(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_json_has_no_nan_and_paths_are_relative(
@@ -170,3 +220,5 @@ def test_json_has_no_nan_and_paths_are_relative(
     monkeypatch.chdir(tmp_path)
     assert relative(tmp_path / "a" / "b") == "a/b"
     assert relative("/elsewhere/b") == "/elsewhere/b"
+    (tmp_path / "loop").symlink_to("loop")
+    assert relative("loop") == "loop"

@@ -128,6 +128,12 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest
     assert found.state == "broken" and "cannot be written" in found.detail and "run_dir" in found.fix
 
 
+def test_a_run_folder_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = doctor_system.check_disk(tmp_path / "file" / "run")
+    assert (found.state, found.detail) == ("broken", f"{tmp_path / 'file'}: is not a folder")
+
+
 def test_caches_of_compiled_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))

@@ -75,6 +75,27 @@ def test_a_folder_of_transformers_alone_is_to_be_imported(trained: Path, tmp_pat
     path.write_text(json.dumps({**config, "s4d": {**config["s4d"], "colour": 1}}))
     with pytest.raises(DataError, match=r"config\.json: field 'colour': not known"):
         S4D.from_pretrained(tmp_path / "hf", device="cpu")
+    path.write_text(json.dumps({**config, "num_attention_heads": config["hidden_size"]}))
+    with pytest.raises(DataError, match=r"config\.json: field 's4d\.architecture\.num_heads': .* transformers' fields"):
+        S4D.from_pretrained(tmp_path / "hf", device="cpu")
     path.write_text(json.dumps({key: value for key, value in config.items() if key != "s4d"}))
     with pytest.raises(DataError, match=r"field 'model_type': 'videomae': a folder of transformers; `s4d checkpoint"):
         S4D.from_pretrained(tmp_path / "hf", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"temporal_views": 10**9}, r"field 'inputs\.clips': more than \d+ views"),
+        ({"stride": 0}, r"field 'inputs\.clips': stride: expected a whole number"),
+    ],
+)
+def test_an_input_that_nobody_could_show(trained: Path, tmp_path: Path, change: dict[str, int], words: str) -> None:
+    made("consolidate", trained, tmp_path / "alone")
+    path = tmp_path / "alone/config.json"
+    described = json.loads(path.read_text())
+    described["inputs"]["clips"] |= change
+    path.write_text(json.dumps(described))
+    (tmp_path / "alone/manifest.json").unlink()
+    with pytest.raises(DataError, match=words):
+        S4D.from_pretrained(tmp_path / "alone", device="cpu")

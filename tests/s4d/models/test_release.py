@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from s4d.config import MoaeConfig, ModelConfig
@@ -17,6 +18,7 @@ from s4d.models.sizes import architecture
 from s4d.models.weights import load_initial
 
 CLASSES = {"image": tuple("abcdefg"), "video": tuple("hijklmnopqr")}
+TWICE = {**CLASSES, "image": tuple("abcdefa")}
 
 
 def pretrained_state() -> dict[str, Tensor]:
@@ -75,7 +77,12 @@ def test_finetuned_file_with_its_command_line(tmp_path: Path) -> None:
 
 def test_class_names_are_needed(tmp_path: Path) -> None:
     torch.save({"model": to_release(finetuned_state())}, tmp_path / "best.pth")
-    for classes, named in (({}, "'image'"), ({**CLASSES, "image": ("a",)}, "7 classes"), ({**CLASSES, "x": ()}, "'x'")):
+    for classes, named in (
+        ({}, "'image'"),
+        ({**CLASSES, "image": ("a",)}, "7 classes"),
+        ({**CLASSES, "x": ()}, "'x'"),
+        (TWICE, "given twice"),
+    ):
         with pytest.raises(UsageError, match=named):
             import_release(tmp_path / "best.pth", tmp_path / "out", classes=classes)
     assert not (tmp_path / "out").exists()
@@ -124,6 +131,42 @@ def test_missing_and_surplus_tensors_are_named(tmp_path: Path) -> None:
         import_release(tmp_path / "file.pth", tmp_path / "out")
     torch.save({"model": {**to_release(pretrained_state()), "extra": torch.zeros(1)}}, tmp_path / "file.pth")
     with pytest.raises(DataError, match="'extra': expected no such tensor"):
+        import_release(tmp_path / "file.pth", tmp_path / "out")
+
+
+EXPERT = "blocks.1.moe_layer.experts.3.fc1.weight"
+# What is added to a released file, and what is said of it.
+REFUSED: tuple[tuple[dict[str, Tensor], str], ...] = (
+    ({EXPERT: torch.zeros(3, 3)}, "experts differ in shape: .3, 3. in expert 3"),
+    ({EXPERT: torch.zeros(48, 192, dtype=torch.int32)}, "fc1_weight of expert 3': expected floating-point numbers"),
+    ({EXPERT.replace(".3.", ".03."): torch.zeros(48, 192)}, "two tensors of the file are the same part"),
+    ({"blocks.1.moae.fc1_weight": torch.zeros(8, 48, 192)}, "two tensors of the file are the same part"),
+    ({"blocks.1.moae.router_weight": torch.zeros(8, 192)}, "two tensors of the file are the same part"),
+    ({"x.moae.y": torch.zeros(1)}, "'x.moae.y': has no number of a block"),
+    ({"head.image.weight": torch.tensor(1.0)}, "tensor 'head.image.weight': not of a released model"),
+    ({"head.weight": torch.zeros(3, 192)}, "tensor 'head.weight': not of a released model, .* --from names"),
+    ({"head.keys.weight": torch.zeros(3, 192)}, "a head with such a name cannot be built"),
+)
+
+
+@pytest.mark.parametrize(("added", "words"), REFUSED, ids=[next(iter(row[0])) for row in REFUSED])
+def test_tensors_that_would_be_lost_or_fit_nothing(tmp_path: Path, added: dict[str, Tensor], words: str) -> None:
+    state = {**to_release(finetuned_state()), **added}
+    save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "file.safetensors")
+    with pytest.raises(DataError, match=rf"file\.safetensors: .*{words}"):
+        import_release(tmp_path / "file.safetensors", tmp_path / "out", classes={**CLASSES, "keys": ("a", "b", "c")})
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_no_header_may_hold(tmp_path: Path) -> None:
+    torch.save({"model": {**to_release(pretrained_state()), "__metadata__": torch.zeros(1)}}, tmp_path / "file.pth")
+    with pytest.raises(DataError, match=r"^[^:]*file\.pth: "):
+        import_release(tmp_path / "file.pth", tmp_path / "out")
+
+
+def test_a_tensor_that_is_repeated_beyond_memory(tmp_path: Path) -> None:
+    torch.save({"model": {"x": torch.zeros(1).expand(1 << 40)}}, tmp_path / "file.pth")
+    with pytest.raises(DataError, match="takes more memory than its size explains"):
         import_release(tmp_path / "file.pth", tmp_path / "out")
 
 

@@ -46,6 +46,14 @@ def test_heads_follow_the_manifests(config_of: Callable[..., Config], manifests:
     assert task.classes == {"faces": ("a", "b", "c"), "clips": ("p", "q", "r", "s")}
 
 
+def test_a_source_that_no_head_can_be_called_after(config_of: Callable[..., Config], manifests: Path) -> None:
+    values = config_of(manifests=manifests).model_dump(mode="json")
+    values["data"]["sources"][0]["name"] = "train"
+    values["batch"]["per_step"] = {"train": 2, "clips": 2}
+    with pytest.raises(UsageError, match=r"data\.sources: a head with such a name cannot be built: .*'train'"):
+        build_task(Config.model_validate(values), rank=0, world_size=1, device=torch.device("cpu"))
+
+
 def test_initial_weights(config_of: Callable[..., Config], manifests: Path, tmp_path: Path) -> None:
     device = torch.device("cpu")
     pretrain = build_task(config_of("pretrain", manifests=manifests, seed=7), rank=0, world_size=1, device=device)

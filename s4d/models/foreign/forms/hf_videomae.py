@@ -80,11 +80,16 @@ def _join_attention(ledger: Ledger, encoder: str, biased: object) -> None:
         if not all(weights):
             raise ValueError(f"block {block!r}: no weights of queries, keys and values")
         names = [name for name in weights if name]
-        ledger.combine(names, {f"{block}.qkv.weight": torch.cat([ledger.source[name] for name in names])})
+        matrices = [ledger.values(name, 2) for name in names]
+        if len({matrix.shape for matrix in matrices}) != 1:
+            raise ValueError(f"block {block!r}: weights of queries, keys and values differ in shape")
+        ledger.combine(names, {f"{block}.qkv.weight": torch.cat(matrices)})
         if "key.bias" in parts:
             ledger.leave(parts["key.bias"], "adds one number to all scores of a query, which softmax drops")
         for part, ours in BIASES.items():
             if part in parts:
+                if biased is False:
+                    raise ValueError(f"config.json: field 'qv_bias': false, but {parts[part]!r} is there")
                 ledger.take(parts[part], f"{block}.{ours}")
         for ours in ("q_bias", "v_bias"):
             if f"{block}.{ours}" not in ledger.tensors and biased is False:
@@ -123,9 +128,14 @@ def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
         numbered = {int(number): str(name) for number, name in labels.items()}
     except ValueError as error:
         raise ValueError("config.json: field 'id2label': expected names by number") from error
-    if sorted(numbered) != list(range(len(numbered))):
+    if sorted(numbered) != list(range(len(labels))):
         raise ValueError("config.json: field 'id2label': numbers are not 0, 1, ... without a gap")
     names = tuple(numbered[number] for number in range(len(numbered)))
+    # Folders that were given names alone keep placeholders there; the same names in another order are a contradiction.
+    other = config.get("label2id")
+    numbers = {name: str(number) for number, name in numbered.items()}
+    if isinstance(other, dict) and other.keys() == set(names) and {n: str(i) for n, i in other.items()} != numbers:
+        raise ValueError("config.json: field 'label2id': numbers the names of 'id2label' in another way")
     return () if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
@@ -134,6 +144,10 @@ def _check_config(ledger: Ledger, config: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json: field 'model_type': expected 'videomae', got {config.get('model_type')!r}")
     if config.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"config.json: field 'hidden_act': ours is 'gelu', got {config['hidden_act']!r}")
+    if config.get("num_channels", 3) != 3:
+        raise ValueError(f"config.json: field 'num_channels': ours is 3, got {config['num_channels']!r}")
+    if config.get("use_mean_pooling") is False and "fc_norm.weight" in ledger.source:
+        raise ValueError("config.json: field 'use_mean_pooling': false, but 'fc_norm.weight' is there")
     epsilon = config.get("layer_norm_eps", 1e-12)
     if not isinstance(epsilon, int | float) or not 0 <= epsilon <= LARGEST_EPSILON:
         raise ValueError(f"config.json: field 'layer_norm_eps': ours is {OUR_EPSILON:g}, got {epsilon!r}")

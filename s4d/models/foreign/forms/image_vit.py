@@ -31,6 +31,8 @@ def place_trunk(ledger: Ledger, final_norm: str) -> None:
         elif BLOCK.fullmatch(name):
             ledger.take(name, f"encoder.{name}")
         elif match := FUSED_BIAS.fullmatch(name):
+            if len(ledger.values(name, 1)) % 3:
+                raise ValueError(f"tensor {name!r}: {len(source[name])} values are no queries, keys and values")
             query, _, value = source[name].chunk(3)
             prefix = f"encoder.{match[1]}"
             ledger.combine([name], {f"{prefix}q_bias": query, f"{prefix}v_bias": value})
@@ -45,11 +47,12 @@ def _inflate_patches(ledger: Ledger) -> None:
 
     A still image meets the sum over the frames, so it is embedded as the image model did, and so is a clip that stands.
     """
-    weight = ledger.source.get("patch_embed.proj.weight")
-    if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
-        raise ValueError("tensor 'patch_embed.proj.weight': missing, or not (D, 3, p, p) as in an image model")
-    inflated = (weight.to(torch.float32) / TUBELET).unsqueeze(2).repeat(1, 1, TUBELET, 1, 1)
-    ledger.combine(["patch_embed.proj.weight"], {"encoder.patch_embed.proj.weight": inflated})
+    name = "patch_embed.proj.weight"
+    if name not in ledger.source or ledger.source[name].ndim != 4 or ledger.source[name].shape[1] != 3:
+        raise ValueError(f"tensor {name!r}: missing, or not (D, 3, p, p) as in an image model")
+    weight = ledger.values(name, 4).to(torch.float32)
+    inflated = (weight / TUBELET).unsqueeze(2).repeat(1, 1, TUBELET, 1, 1)
+    ledger.combine([name], {f"encoder.{name}": inflated})
     if "patch_embed.proj.bias" in ledger.source:
         ledger.take("patch_embed.proj.bias", "encoder.patch_embed.proj.bias")
     ledger.note(f"patch embedding divided by {TUBELET} and repeated over the {TUBELET} frames of a tubelet")

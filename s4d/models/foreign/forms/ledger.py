@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from s4d.models.positions import sinusoid_table
+from s4d.models.release import refuse_type
 from s4d.models.sizes import Architecture
 
 # Two programs that compute the same table, one of them in float32, differ by less.
@@ -64,6 +65,14 @@ class Ledger:
         for name in names:
             self.transformed[name] = ", ".join(made)
 
+    def values(self, name: str, num_dims: int) -> Tensor:
+        """The tensor to compute with; ValueError unless it holds weights and has as many dimensions."""
+        tensor = self.source[name]
+        refuse_type(name, tensor)
+        if tensor.ndim != num_dims:
+            raise ValueError(f"tensor {name!r}: expected {num_dims} dimensions, got shape {tuple(tensor.shape)}")
+        return tensor
+
     def leave(self, name: str, reason: str) -> None:
         """The tensor is not used."""
         self.unused[name] = reason
@@ -104,7 +113,9 @@ def place_head(ledger: Ledger, weight: str, bias: str, wishes: Wishes) -> None:
         return
     known = next(iter(ledger.classes.values()), ())
     classes = wishes.classes or ledger.classes
-    count = len(ledger.source[weight])
+    count = len(ledger.values(weight, 2))
+    if len(ledger.values(bias, 1)) != count:
+        raise ValueError(f"tensor {bias!r}: {len(ledger.source[bias])} values, {count} rows in {weight!r}")
     if len(classes) != 1:
         raise ClassNamesError(
             f"the file has one classifier of {count} classes without names: "
@@ -113,8 +124,10 @@ def place_head(ledger: Ledger, weight: str, bias: str, wishes: Wishes) -> None:
     ((head, names),) = classes.items()
     if len(names) != count:
         raise ClassNamesError(f"its classifier has {count} classes, got {len(names)} names for {head!r}")
-    if len(set(names)) != count:
-        raise ClassNamesError(f"a class name of {head!r} is given twice")
+    if "" in names or len(set(names)) != count:
+        raise ClassNamesError(f"a class name of {head!r} is empty or given twice")
+    if known and len(known) != count:
+        raise ClassNamesError(f"its classifier has {count} classes, the file names {len(known)}: {', '.join(known)}")
     if known and set(known) != set(names):
         other = sorted(set(names) - set(known))
         raise ClassNamesError(f"class {other[0]!r} of {head!r} is not one of the file's own: {', '.join(known)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from s4d.models.foreign.forms.ledger import Ledger, Wishes, place_head
@@ -74,8 +75,13 @@ def _fold_scales(ledger: Ledger) -> None:
         weight, bias = f"{linear}.weight", f"{linear}.bias"
         if weight not in ledger.source or bias not in ledger.source:
             raise ValueError(f"tensor {name!r}: a layer scale without {weight!r} and its bias")
-        scale = ledger.source[name]
-        made = {weight: ledger.source[weight] * scale[:, None], bias: ledger.source[bias] * scale}
+        # In full precision: products of 16-bit numbers would be rounded once more.
+        scale, rows, offset = (
+            ledger.values(part, num_dims).to(torch.float32) for part, num_dims in ((name, 1), (weight, 2), (bias, 1))
+        )
+        if not len(scale) == len(rows) == len(offset):
+            raise ValueError(f"tensor {name!r}: {len(scale)} scales for {len(rows)} rows of {weight!r}")
+        made = {weight: rows * scale[:, None], bias: offset * scale}
         ledger.combine([name, weight, bias], made)
 
 

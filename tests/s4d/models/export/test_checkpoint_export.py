@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from s4d.models.sizes import Architecture, architecture
 from s4d.models.trained import load_trained
 
 Saved = Callable[..., Path]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def export(to: str, folder: Path, out: Path, **wanted: object) -> str:
@@ -43,6 +47,9 @@ def test_a_released_file_comes_back_to_the_bit(tmp_path: Path) -> None:
     back = load_file(tmp_path / "back.safetensors")
     assert back.keys() == released.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in released.items())
+    import_release(tmp_path / "back.safetensors", tmp_path / "again", classes=classes)
+    again, ours = read_tensors(tmp_path / "again"), read_tensors(tmp_path / "ours")
+    assert again.keys() == ours.keys() and all(torch.equal(again[name], tensor) for name, tensor in ours.items())
 
 
 def test_heads_of_a_run_get_the_released_names(tmp_path: Path, saved: Saved) -> None:
@@ -138,6 +145,56 @@ def test_an_export_that_differs_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="differ by nan"):
         refuse_if_far(tmp_path / "file", {"logits": (values * float("nan"), values)}, 1e-4)
     assert not list(tmp_path.iterdir())
+
+
+# Written by code of libraries that may fail in ways of its own.
+FULL_DISK = """
+import resource, sys
+from s4d.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf-videomae", pytest.param("torch-export", marks=pytest.mark.deep)])
+def test_a_disk_that_takes_no_more(tmp_path: Path, saved: Saved, to: str) -> None:
+    folder = saved("pretrain")
+    command = [sys.executable, "-c", FULL_DISK, "checkpoint", "export", str(folder), "--to", to]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (1, f"s4d: error: {tmp_path / 'out'}: cannot write: File too large\n")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "words"),
+    [
+        ("finetune", ("safetensors", "--head", "image"), "--head: --to safetensors has no use for it"),
+        ("finetune", ("torch-export", "--check-with", "python"), "--check-with: --to torch-export has no use"),
+        ("finetune", ("hf-videomae", "--batch", "2"), "--batch: --to hf-videomae has no use"),
+        ("pretrain", ("torch-export", "--head", "video"), "--head 'video': expected one of none"),
+    ],
+)
+def test_no_option_is_ignored(
+    tmp_path: Path,
+    saved: Saved,
+    stage: str,
+    arguments: tuple[str, ...],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["checkpoint", "export", str(saved(stage)), "--out", str(tmp_path / "out"), "--to", *arguments]
+    assert main(command) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_exported_head_has_its_own_scores_alone(tmp_path: Path, saved: Saved) -> None:
+    scores = {"uar": 0.5, "war": 0.25, "samples": 8, "unreadable": 0}
+    views = {"temporal": 2, "spatial": 1}
+    metrics = {"protocol": "held-out", "split": "test", "views": views, "sources": {"image": scores, "video": scores}}
+    export("hf-videomae", saved(metrics=metrics), tmp_path / "hf")
+    assert list(json.loads((tmp_path / "hf/config.json").read_text())["s4d"]["metrics"]["sources"]) == ["video"]
+    assert "| image |" not in (tmp_path / "hf/README.md").read_text()
 
 
 def test_the_command(tmp_path: Path, saved: Saved, capsys: pytest.CaptureFixture[str]) -> None:

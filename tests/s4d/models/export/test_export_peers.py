@@ -6,6 +6,7 @@ is made once and kept in the user's cache; S4D_PEERS_PYTHON names an interpreter
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -43,16 +44,20 @@ def peers() -> str:
     """An interpreter with transformers and onnxruntime."""
     if named := os.environ.get("S4D_PEERS_PYTHON"):
         return named
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    python = cache / "s4d-peers" / "bin" / "python"
-    if not python.exists():
-        install = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES, TRANSFORMERS]
-        for command in ([sys.executable, "-m", "venv", str(python.parents[1])], [*install, "-c", "constraints.txt"]):
-            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-            if done.returncode:
-                python.unlink(missing_ok=True)
-                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-                pytest.skip(f"no environment with transformers and onnxruntime: {reason[:200]}")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s4d-peers"
+    python, whole = cache / "bin" / "python", cache / "whole"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    # Test processes ask at the same time, and an interrupted one leaves half of it: one makes it, its stamp comes last.
+    with cache.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            install = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES, TRANSFORMERS, "-c", "constraints.txt"]
+            for command in ([sys.executable, "-m", "venv", "--clear", str(cache)], install):
+                done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+                if done.returncode:
+                    reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                    pytest.skip(f"no environment with transformers and onnxruntime: {reason[:200]}")
+            whole.touch()
     return str(python)
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from s4d.cli import main
 from s4d.config import ModelConfig
 from s4d.data.batch import PackedBatch
 from s4d.errors import DataError, UsageError
@@ -118,6 +119,58 @@ def test_weights_are_no_whole_numbers(tmp_path: Path) -> None:
     state["blocks.1.norm1.bias"] = torch.zeros(WIDTH, dtype=torch.int32)
     with pytest.raises(DataError, match=r"'blocks\.1\.norm1\.bias': expected floating-point numbers, got torch\.int32"):
         import_form("videomae", stored(tmp_path, state), tmp_path / "out", CLIPS)
+
+
+# Form, tensor, what it is instead, what is said of it.
+MISSHAPEN: tuple[tuple[str, str, Tensor, str], ...] = (
+    ("videomae", "blocks.0.gamma_1", torch.ones(3), "tensor 'blocks.0.gamma_1': 3 scales for 192 rows"),
+    ("videomae", "blocks.0.gamma_1", torch.tensor(1.0), "'blocks.0.gamma_1': expected 1 dimensions, got shape"),
+    ("videomae", "blocks.0.gamma_1", torch.ones(WIDTH, dtype=torch.int64), "'blocks.0.gamma_1': expected floating"),
+    ("videomae", "head.weight", torch.tensor(1.0), "'head.weight': expected 2 dimensions, got shape"),
+    ("videomae", "head.bias", torch.ones(2), "'head.bias': 2 values, 3 rows in 'head.weight'"),
+    ("videomae", "blocks.x.norm1.weight", torch.ones(WIDTH), "'blocks.x.norm1.weight': has no number of a block"),
+    ("videomae", "blocks.0.moae.fc1_weight", torch.ones(WIDTH), "1 dimensions instead of 3"),
+    ("mae", "blocks.0.attn.qkv.bias", torch.tensor(1.0), "'blocks.0.attn.qkv.bias': expected 1 dimensions"),
+    ("mae", "blocks.0.attn.qkv.bias", torch.ones(4), "4 values are no queries, keys and values"),
+    ("mae", "patch_embed.proj.weight", torch.ones(WIDTH, 3, 16, 16, dtype=torch.float64), "expected floating-point"),
+)
+
+
+@pytest.mark.parametrize(("form", "name", "tensor", "words"), MISSHAPEN, ids=[" ".join(row[:2]) for row in MISSHAPEN])
+def test_what_cannot_be_computed_with_is_named(
+    tmp_path: Path, form: str, name: str, tensor: Tensor, words: str
+) -> None:
+    state = image_transformer() if form == "mae" else videomae_classifier()
+    path = stored(tmp_path, {**state, name: tensor})
+    with pytest.raises(DataError, match=words):
+        import_form(form, path, tmp_path / "out", NOTHING if form == "mae" else CLIPS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_layer_scales_of_half_precision_are_not_rounded_twice(tmp_path: Path) -> None:
+    scale = torch.rand(WIDTH)
+    state = {name: tensor.half() for name, tensor in {**videomae_classifier(), "blocks.0.gamma_1": scale}.items()}
+    out, _ = imported(tmp_path, "videomae", state, CLIPS)
+    expected = state["blocks.0.attn.proj.bias"].float() * scale.half().float()
+    assert torch.equal(read_tensors(out)["blocks.0.attn.proj.bias"], expected)
+
+
+@pytest.mark.parametrize("head", ["a.b", "keys", "training"])
+def test_heads_that_no_module_may_be_called(tmp_path: Path, head: str) -> None:
+    path = stored(tmp_path, videomae_classifier())
+    with pytest.raises(UsageError, match=r"file\.safetensors: a head with such a name cannot be built"):
+        import_form("videomae", path, tmp_path / "out", Wishes(classes={head: NAMES}))
+
+
+def test_class_names_without_a_classifier_are_not_ignored(tmp_path: Path) -> None:
+    headless = {name: tensor for name, tensor in videomae_classifier().items() if not name.startswith("head.")}
+    for form, state in (
+        ("videomae", headless),
+        ("videomae", pretrain_model().state_dict()),
+        ("mae", image_transformer()),
+    ):
+        with pytest.raises(UsageError, match="no use for --classes"):
+            import_form(form, stored(tmp_path, dict(state)), tmp_path / "out", CLIPS)
 
 
 def test_a_dropped_head_leaves_the_rest(tmp_path: Path) -> None:
@@ -343,12 +396,51 @@ def test_classes_go_by_name(tmp_path: Path) -> None:
         ({"hidden_act": "relu"}, "field 'hidden_act'"),
         ({"image_size": [160, 128]}, "field 'image_size'"),
         ({"num_attention_heads": 5}, "embed_dim 192 is not a multiple"),
+        ({"num_channels": 1}, "field 'num_channels'"),
+        ({"use_mean_pooling": False}, "field 'use_mean_pooling'"),
+        ({"qv_bias": False}, "field 'qv_bias': false, but '.*q_bias' is there"),
+        ({"id2label": {"0": "anger", "00": "fear", "1": "joy"}}, "field 'id2label': numbers are not"),
+        ({"label2id": {"anger": 1, "fear": 0, "joy": 2}}, "field 'label2id': numbers the names of 'id2label'"),
     ],
 )
 def test_other_models_of_transformers_are_refused(tmp_path: Path, config: dict[str, object], words: str) -> None:
     folder = hf_folder(tmp_path / "hf", hf_classifier(dict(finetune_model().state_dict()), old=True), **config)
     with pytest.raises(DataError, match=words):
         import_hf_videomae(folder, tmp_path / "out", Wishes())
+
+
+def test_queries_keys_and_values_are_of_one_shape_and_type(tmp_path: Path) -> None:
+    theirs = hf_classifier(dict(finetune_model().state_dict()), old=False)
+    name = "videomae.encoder.layer.0.attention.attention.key.weight"
+    for number, (tensor, words) in enumerate(
+        ((torch.ones(WIDTH, 5), "differ in shape"), (torch.ones(WIDTH, WIDTH, dtype=torch.int8), "expected floating"))
+    ):
+        folder = hf_folder(tmp_path / str(number), {**theirs, name: tensor})
+        with pytest.raises(DataError, match=words):
+            import_hf_videomae(folder, tmp_path / "out", Wishes())
+
+
+def test_class_names_of_a_folder_that_do_not_fit_its_classifier(tmp_path: Path) -> None:
+    theirs = hf_classifier(dict(finetune_model().state_dict()), old=False)
+    more = {str(number): name for number, name in enumerate((*NAMES, "more"))}
+    for number, (labels, wishes, words) in enumerate(
+        (
+            ({"0": "anger", "1": "", "2": "joy"}, Wishes(), "a class name of 'video' is empty or given twice"),
+            (more, CLIPS, "its classifier has 3 classes, the file names 4"),
+        )
+    ):
+        folder = hf_folder(tmp_path / str(number), theirs, id2label=labels)
+        with pytest.raises(UsageError, match=words):
+            import_hf_videomae(folder, tmp_path / "out", wishes)
+
+
+def test_a_folder_without_its_configuration_is_still_one_of_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hf_folder(tmp_path / "hf", {"x": torch.zeros(1)})
+    (folder / "config.json").unlink()
+    assert main(["checkpoint", "import", str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert "config.json: no such file" in capsys.readouterr().err
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
