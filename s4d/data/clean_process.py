@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from s4d.data.interrupts import held_back
 from s4d.data.memory_limit import MEMORY_BYTES
 from s4d.data.worker_process import OUT_OF_MEMORY
 
@@ -29,7 +30,7 @@ def start_process(target: Callable[..., None], *arguments: Any) -> Any:
     """A new process that runs `target`, and ends with this one at the latest."""
     CONTEXT.set_forkserver_preload(["s4d.data.worker_server"])
     process = CONTEXT.Process(target=target, args=arguments, daemon=True)
-    with _without_entry_script():
+    with _without_entry_script(), held_back():
         process.start()
     return process
 

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
+from s4d.data.interrupts import held_back
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -118,7 +120,8 @@ def _start(function: Callable[[Task], object]) -> _Worker[Task]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-    process.start()
+    with held_back():
+        process.start()
     theirs.close()
     return _Worker(process, ours)
 
