@@ -146,6 +146,9 @@ def _claim(folder: Path, manifest: Path, description: dict[str, Any]) -> None:
     """Say whose cache this folder is going to be, unless it is another's."""
     found = next((folder / name for name in (DONE, BEGUN) if (folder / name).is_file()), None)
     if found is None:
+        # What a killed writer left aside is hidden; anything else is somebody's.
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise DataError(f"{folder}: is not empty and holds no cache; choose another folder")
         write_atomically(folder / BEGUN, f"{json.dumps(description)}\n")
         return
     other = read_description(found)

@@ -156,6 +156,11 @@ def test_folder_of_another_cache_is_refused(media_tree: Path, tmp_path: Path, ma
         make_cache(media_tree / "images.csv", tmp_path / "cache", short_side=40)
     with pytest.raises(DataError, match=r"cache\.json: manifest: .* another content"):
         make_cache(media_tree / "clips.csv", tmp_path / "cache")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/notes.txt").touch()
+    with pytest.raises(DataError, match="foreign: is not empty and holds no cache"):
+        make_cache(media_tree / "images.csv", tmp_path / "foreign")
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["notes.txt"]
 
 
 def test_unreadable_media(media_tree: Path, tmp_path: Path, make_cache) -> None:
