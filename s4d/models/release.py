@@ -75,7 +75,6 @@ def _stacked(name: str, experts: Mapping[int, Tensor]) -> Tensor:
     if sorted(experts) != list(range(len(experts))):
         raise ValueError(f"{name}: experts are numbered {sorted(experts)}")
     for number, tensor in experts.items():
-        refuse_type(f"{name} of expert {number}", tensor)
         if tensor.shape != experts[0].shape:
             shapes = f"{tuple(tensor.shape)} in expert {number}, {tuple(experts[0].shape)} in expert 0"
             raise ValueError(f"tensor {name!r}: experts differ in shape: {shapes}")
@@ -126,6 +125,9 @@ def import_tensors(
 ) -> KeyReport:
     """Write tensors read from `path`, under released names or ours, as a model folder."""
     try:
+        for name, tensor in tensors.items():
+            # Before experts are joined to one tensor, whose type would be that of the widest.
+            refuse_type(name, tensor)
         ours, mapped, combined = from_release(tensors)
         arch = architecture_of(ours)
         pretrained = "mask_token" in ours

@@ -114,7 +114,7 @@ def trained_with(model: S4D, **described: object) -> TrainedModel:
 def test_a_recipe_that_is_wrong_is_named(model: S4D) -> None:
     inputs = json.loads(json.dumps(model.trained.described["inputs"]))
     wrong = {**inputs, "clips": {**inputs["clips"], "stride": -1}}
-    with pytest.raises(DataError, match=r"config\.json: field 'inputs\.clips\.stride: expected a whole number"):
+    with pytest.raises(DataError, match=r"config\.json: field 'inputs\.clips': stride: expected a whole number"):
         recipes_of(trained_with(model, inputs=wrong))
     other = {**inputs, "clips": {**inputs["clips"], "num_frames": 8}}
     with pytest.raises(DataError, match=r"field 'inputs\.clips': 8 frames of 32 pixels, .* takes 4 of 32"):
