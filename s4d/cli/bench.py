@@ -170,15 +170,13 @@ class _Measurement:
         from s4d.cli.output import print_json, print_lines, relative
 
         ops = _ops(self.name)
-        wanted = [pair for op in ops for pair in wanted_cases(op, self.options)]
+        wanted = [(op, case, dtype) for op in ops for case, dtype in wanted_cases(op, self.options)]
         if not wanted:
             known = ", ".join(case for op in ops for case in op.cases)
             raise UsageError(f"--cases: none fits {', '.join(self.options.cases)}; cases are {known}")
-        measured = ((op, case) for op in ops for case, _ in wanted_cases(op, self.options))
-        refuse_unknown_peers(
-            (peer.name for op, case in measured for peer in (*op.peers(case), *op.tile_peers(case))), self.options.peers
-        )
-        dtypes = tuple(dict.fromkeys(dtype for _, dtype in wanted))
+        peers = (peer.name for op, case, _ in wanted for peer in (*op.peers(case), *op.tile_peers(case)))
+        refuse_unknown_peers(peers, self.options.peers)
+        dtypes = tuple(dict.fromkeys(dtype for *_, dtype in wanted))
         self.ceiling = measure_ceiling(self.options.device, (*dtypes, torch.float32), quick=quick)
         findings = run_ops(ops, self.options, self.ceiling, self._after_case)
         document = self._document(findings, complete=True)

@@ -17,6 +17,7 @@ from s4d.cli.cgroup_limits import free_memory, processor_quota
 from s4d.cli.doctor_agent import place, stale_locks
 from s4d.cli.doctor_check import Verdict
 from s4d.cli.local_ranks import available_cores
+from s4d.cli.out_folder import nearest
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
@@ -113,11 +114,9 @@ def check_shared_memory() -> Verdict:
 
 def check_disk(run_dir: Path | None) -> Verdict:
     """Free space where a run would write."""
-    wanted = run_dir or Path.cwd()
-    folder = Path(place(os.fspath(wanted))["folder"])
-    occupied = next((path for path in (wanted, *wanted.parents) if os.path.lexists(path) and not path.is_dir()), None)
-    if occupied is not None:
-        return Verdict(state="broken", detail=f"{occupied}: is not a folder", fix="choose another run_dir")
+    folder = nearest(run_dir or Path.cwd())
+    if not folder.is_dir():
+        return Verdict(state="broken", detail=f"{folder}: is not a folder", fix="choose another run_dir")
     free = shutil.disk_usage(folder).free
     facts = {"folder": os.fspath(folder.resolve()), "free_bytes": free}
     detail = f"{free / GIB:.1f} GiB free in {folder.resolve()}"

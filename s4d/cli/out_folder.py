@@ -10,9 +10,14 @@ from s4d.errors import UsageError
 
 def refuse_unwritable(out: Path) -> None:
     """UsageError if `out` is no folder, or cannot be made or written; nothing is made here."""
-    # Of a link that leads nowhere the name is taken.
-    place = next(folder for folder in (out, *out.parents) if os.path.lexists(folder))
+    place = nearest(out)
     if not place.is_dir():
         raise UsageError(f"--out {out}: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UsageError(f"--out {out}: {place} cannot be written")
+
+
+def nearest(folder: Path) -> Path:
+    """What is there already of a path: itself or the first above it, be it a folder or not."""
+    # Of a link that leads nowhere the name is taken.
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))

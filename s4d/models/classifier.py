@@ -33,10 +33,14 @@ class ClassifierOutput(NamedTuple):
     routing: tuple[RoutingTerms, ...]
 
 
+class HeadNameError(ValueError):
+    """A head cannot be called so."""
+
+
 class FinetuneModel(nn.Module):
     """Encoder with optional adapter experts, pooled over all tokens; `heads` maps head names to class counts.
 
-    ValueError for a head that cannot be called so.
+    HeadNameError for a head that cannot be called so.
     """
 
     positions: Tensor
@@ -51,7 +55,7 @@ class FinetuneModel(nn.Module):
             self.head = nn.ModuleDict({name: nn.Linear(arch.embed_dim, classes) for name, classes in heads.items()})
         except KeyError as error:
             # Its name may hold no dot and be no attribute of a dictionary of modules, such as `train`.
-            raise ValueError(f"a head with such a name cannot be built: {error.args[0]}") from error
+            raise HeadNameError(f"a head with such a name cannot be built: {error.args[0]}") from error
         self.register_buffer("positions", sinusoid_table(arch.position_tokens, arch.embed_dim), persistent=False)
 
     def forward(self, batch: PackedBatch, noise: tuple[Tensor, ...] | None = None) -> ClassifierOutput:

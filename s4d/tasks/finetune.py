@@ -16,7 +16,7 @@ from s4d.data.input_recipe import input_recipe
 from s4d.data.sources import EmptySplitError, load_sources
 from s4d.errors import UsageError
 from s4d.models.build import build_finetune
-from s4d.models.classifier import ClassifierOutput
+from s4d.models.classifier import ClassifierOutput, HeadNameError
 from s4d.models.compiled import choose_forwards
 from s4d.models.sizes import architecture
 from s4d.models.weights import load_initial
@@ -70,7 +70,7 @@ class FinetuneTask:
         heads = {name: len(names) for name, names in self.classes.items()}
         try:
             model = build_finetune(arch, heads, config.seed, config.engine.backends)
-        except ValueError as error:
+        except HeadNameError as error:
             raise UsageError(f"data.sources: {error}") from error
         if config.model.init_from is not None:
             load_initial(
