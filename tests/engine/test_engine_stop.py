@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,8 @@ def test_signals_are_noted_and_nothing_is_interrupted(number: signal.Signals) ->
         request = StopRequest()
         request.install()
         assert not request.requested
-        os.kill(os.getpid(), number)
+        # Not to the process: another thread could take it, and later.
+        signal.raise_signal(number)
         assert request.requested
     finally:
         for each, handler in earlier.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -172,8 +171,7 @@ def interrupt() -> None:
 
 
 def terminate() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    signal.sigtimedwait([], 1.0)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def fail() -> None:

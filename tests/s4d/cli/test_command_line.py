@@ -21,13 +21,11 @@ from s4d.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
 DEMO = str(ROOT / "configs" / "finetune" / "demo.yaml")
+COMMAND = [sys.executable, "-c", "import sys; from s4d.cli import main; sys.exit(main())"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from s4d.cli import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -105,19 +103,25 @@ def test_status_reaches_the_shell() -> None:
 @pytest.mark.parametrize(
     ("where", "status", "expected"),
     [
-        ("| true", 1, ""),
-        ("> /dev/full", 1, "s4d: error: No space left on device\n"),
-        (">&-", 0, ""),
+        ("broken pipe", 1, ""),
+        ("full disk", 1, "s4d: error: No space left on device\n"),
+        ("closed", 0, ""),
     ],
 )
 def test_output_that_cannot_be_written(where: str, status: int, expected: str) -> None:
-    command = f"{sys.executable} -c 'import sys; from s4d.cli import main; sys.exit(main())' config show {DEMO} {where}"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    script = f"{command}; exit ${{PIPESTATUS[0]}}"
-    result = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (status, "", expected)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as broken, open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            ["bash", "-c", f'exec "$@" {">&-" if where == "closed" else ""}', "bash", *COMMAND, "config", "show", DEMO],
+            stdout=full if where == "full disk" else broken,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            timeout=60,
+        )
+    assert (result.returncode, result.stderr) == (status, expected)
 
 
 @pytest.mark.parametrize("place", ["s4d.cli.app.build_app", "s4d.config.load"])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from s4d.data.clean_process import kill, start_process
 from s4d.data.interrupts import held_back
@@ -26,12 +30,27 @@ def test_processes_start_with_it_blocked() -> None:
     pool._stop(worker)
 
 
-def test_one_that_came_meanwhile_is_not_lost() -> None:
+def in_this_thread() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def in_another_thread() -> None:
+    def take() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("interrupt", [in_this_thread, in_another_thread])
+def test_one_that_came_meanwhile_is_not_lost(interrupt: Callable[[], None]) -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     try:
         with held_back():
-            os.kill(os.getpid(), signal.SIGINT)
+            interrupt()
             assert not seen
         assert seen == [signal.SIGINT]
     finally:
