@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s4d.cli.out_folder import refuse_existing
 from s4d.cli.output import AsJson, print_fields, print_json, print_lines, print_table, relative
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def import_file(
 
     Pickles are read by a process without network or files that hands tensors back; nothing else reads them.
     """
+    refuse_existing(out)
     report = _import(path, out, source or _guess(path), parse_classes(classes or []), drop_head)
     if as_json:
         accounts = {name: getattr(report, name) for name in ("mapped", "transformed", "unused", "missing", "notes")}
@@ -212,6 +214,7 @@ def consolidate(
     from s4d.models.consolidated import environment_of, take_model
     from s4d.models.folder import find_model, write_folder
 
+    refuse_existing(out)
     checkpoint = find_model(folder, pointer="best" if weights is Weights.best else "latest")
     verify_checkpoint(checkpoint)
     tensors, described = take_model(checkpoint, weights.value)

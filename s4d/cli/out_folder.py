@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from s4d.errors import UsageError
+from s4d.errors import DataError, UsageError
 
 
 def refuse_unwritable(out: Path) -> None:
@@ -15,6 +15,13 @@ def refuse_unwritable(out: Path) -> None:
         raise UsageError(f"--out {out}: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UsageError(f"--out {out}: {place} cannot be written")
+
+
+def refuse_existing(out: Path) -> None:
+    """DataError if there is an `out` already, UsageError if it cannot be made; nothing is made here."""
+    if os.path.lexists(out):
+        raise DataError(f"{out}: already exists")
+    refuse_unwritable(out)
 
 
 def nearest(folder: Path) -> Path:

@@ -93,6 +93,14 @@ def test_consolidate_takes_the_model_alone(
     assert "already exists" in said(capsys)
 
 
+@pytest.mark.parametrize("arguments", [["import", "missing.pt", "--out"], ["consolidate", "missing"]])
+def test_a_folder_that_exists_is_noticed_before_the_work(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["checkpoint", *arguments, str(tmp_path)]) == 1
+    assert f"{tmp_path}: already exists" in said(capsys)
+
+
 def test_consolidate_refuses_damage_and_what_is_not_there(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -165,10 +165,13 @@ def _listed(folder: Path) -> str:
     """Digest of which csv files a folder has; they are too many to be read beforehand."""
     digest = hashlib.sha256()
     try:
-        for path in sorted(folder.rglob("*.csv")):
-            found = path.stat()
+        found = sorted(folder.rglob("*.csv"))
+        if not found:
+            raise DataError(f"{folder}: no csv file of OpenFace in it nor below it")
+        for path in found:
+            about = path.stat()
             digest.update(
-                f"{path.relative_to(folder)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape")
+                f"{path.relative_to(folder)}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape")
             )
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror or error}") from error

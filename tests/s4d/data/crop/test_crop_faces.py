@@ -190,6 +190,12 @@ def test_openface_files_by_path_and_by_name(tmp_path: Path, name: str) -> None:
     assert finder.find(Other(), [], 2, SIZE) == [None, None]
 
 
+def test_a_folder_without_any_csv_is_not_one_of_openface(tmp_path: Path) -> None:
+    write(tmp_path / "notes.txt", "x")
+    with pytest.raises(DataError, match=f"{tmp_path}: no csv file"):
+        open_annotations(tmp_path)
+
+
 def test_openface_files_that_change_are_other_faces(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     path = write(tmp_path / "videos/b.csv", *openface_lines([(1, 1, 10.0)]))
