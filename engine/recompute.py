@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+Layer = TypeVar("Layer")
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:
@@ -15,7 +17,7 @@ def layers_of(module: nn.Module) -> list[nn.Module]:
     return [layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part]
 
 
-def spread_evenly(layers: list[nn.Module], share: float) -> list[nn.Module]:
+def spread_evenly(layers: Sequence[Layer], share: float) -> list[Layer]:
     """This share of the layers, rounded down: the next one whenever the share so far reaches a whole number."""
     return [layer for index, layer in enumerate(layers, 1) if int(index * share) > int((index - 1) * share)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +84,7 @@ def _planned(
     config: Config, recipe: Recipe, gpu: Gpu, nodes: int, gpus_per_node: int, profile: Path | None
 ) -> tuple[dict[str, Any], list[Way], Way | None]:
     """The document, every way and the chosen one."""
+    from engine.recompute import spread_evenly
     from kernels.bench.machine import source_commit
     from s4d.analysis.plan.activations import backends_of
     from s4d.analysis.plan.choice import as_document, choose, ways
@@ -91,7 +93,10 @@ def _planned(
     speed, remarks = _speed(config, gpu, nodes, gpus_per_node, profile)
     backends, lines = backends_of(config.engine.backends)
     if config.engine.recompute:
-        lines.append("engine.recompute: planned as if it were 0; less memory and more time in truth")
+        recipe = dataclasses.replace(
+            recipe, recomputed=frozenset(spread_evenly(range(recipe.layers), config.engine.recompute))
+        )
+        lines.append(f"engine.recompute: {len(recipe.recomputed)} of {recipe.layers} layers are done again")
     found = ways(
         recipe,
         lambda stage, accumulation: _state(config, recipe, world_size, stage, accumulation),

@@ -10,8 +10,9 @@ Letters: T tokens of a stream, V visible ones, M predicted ones, D width, E expe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from s4d.analysis.plan.decoders import INT64, tell_cross_decoder, tell_joined
 from s4d.analysis.plan.experts import tell_experts
@@ -82,11 +83,16 @@ def activations(
     element_bytes: int = 2,
     drop_path: bool = False,
     keeps_gradients: bool = False,
+    recomputed: Collection[int] = (),
 ) -> Activations:
-    """Of one forward and backward with these backends; `keeps_gradients` counts the weights' gradients too."""
+    """Of one forward and backward with these backends; `keeps_gradients` counts the weights' gradients too.
+
+    Layers `recomputed` keep their input alone; those of the decoder come after those of the encoder.
+    """
     tape = Tape(keeps_gradients=keeps_gradients)
+    settings = Settings(backends=backends, element=element_bytes, drop_path=drop_path, recomputed=frozenset(recomputed))
     tell = _pretrain if task == "pretrain" else _finetune
-    tell(tape, arch, batch, Settings(backends=backends, element=element_bytes, drop_path=drop_path))
+    tell(tape, arch, batch, settings)
     kept = tape.live
     tape.backward()
     return Activations(kept=kept, peak=tape.peak)
@@ -94,11 +100,12 @@ def activations(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Backends, bytes of an element, and whether branches are dropped."""
+    """Backends, bytes of an element, whether branches are dropped, and the layers done again in the backward."""
 
     backends: Backends
     element: int
     drop_path: bool
+    recomputed: frozenset[int]
 
 
 def _pretrain(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Settings) -> None:
@@ -106,8 +113,8 @@ def _pretrain(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Setti
     counts = [count * asked for (_, count, _, _), asked in zip(runs, batch.wanted(arch), strict=True)]
     seen = Stream(tape, settings.backends, [(count, kept) for _, count, kept, _ in runs], arch.embed_dim, size)
     tokens, x = _embedded(tape, arch, runs, seen, settings)
-    for _ in range(arch.depth):
-        x = _block(seen, x, arch.mlp_ratio, arch.num_heads, settings)
+    for layer in range(arch.depth):
+        x = _block(seen, x, arch.mlp_ratio, arch.num_heads, settings, layer)
     visible = seen.norm(x)
     tape.release(x)
     bridged = seen.linear(visible, arch.decoder_embed_dim, bias=False)
@@ -131,7 +138,8 @@ def _decoded(
     runs, wanted, size = batch.runs(arch), batch.wanted(arch), settings.element
     if arch.decoder == "cross":
         pairs = [(count, asked, kept) for (_, count, kept, _), asked in zip(runs, wanted, strict=True)]
-        return tell_cross_decoder(predicted, bridged, pairs, arch, _mlp)
+        again = {layer - arch.depth for layer in settings.recomputed}
+        return tell_cross_decoder(predicted, bridged, pairs, arch, _mlp, again)
     whole = [(count, kept + asked) for (_, count, kept, _), asked in zip(runs, wanted, strict=True)]
     decoder = Stream(tape, settings.backends, whole, arch.decoder_embed_dim, size)
     picks = 0
@@ -139,8 +147,8 @@ def _decoded(
         filled = _filled(decoder, bridged)
     else:
         filled, picks = tell_joined(decoder, bridged, predicted), INT64 * predicted.tokens
-    for _ in range(arch.decoder_depth):
-        filled = _block(decoder, filled, arch.mlp_ratio, arch.decoder_num_heads, settings)
+    for layer in range(arch.depth, arch.depth + arch.decoder_depth):
+        filled = _block(decoder, filled, arch.mlp_ratio, arch.decoder_num_heads, settings, layer)
     # Index selection keeps its indices, which are the batch's unless some are left out; back it fills a stream with
     # zeros.
     chosen = tape.op([filled], predicted.row_bytes, keeps=picks)
@@ -155,7 +163,8 @@ def _finetune(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Setti
     tokens, x = _embedded(tape, arch, runs, stream, settings)
     with_experts = arch.experts.layers if arch.experts is not None else ()
     for layer in range(arch.depth):
-        x = _block(stream, x, arch.mlp_ratio, arch.num_heads, settings, arch if layer in with_experts else None)
+        experts = arch if layer in with_experts else None
+        x = _block(stream, x, arch.mlp_ratio, arch.num_heads, settings, layer, experts)
     # The mean over tokens in float32; back each run fills a whole stream with zeros around its share.
     wide = x if size >= FP32 else tape.op([x], stream.tokens * arch.embed_dim * FP32)
     means = []
@@ -198,9 +207,20 @@ def _filled(decoder: Stream, bridged: Value) -> Value:
 
 
 def _block(
-    stream: Stream, x: Value, ratio: int, heads: int, settings: Settings, arch: Architecture | None = None
+    stream: Stream,
+    x: Value,
+    ratio: int,
+    heads: int,
+    settings: Settings,
+    layer: int,
+    arch: Architecture | None = None,
 ) -> Value:
     """One block, which takes the name `x` over; with `arch` its experts run beside the MLP."""
+    tell = partial(_block_once, stream, ratio, heads, settings.drop_path, arch)
+    return stream.tape.recomputed(tell, x) if layer in settings.recomputed else tell(x)
+
+
+def _block_once(stream: Stream, ratio: int, heads: int, drop_path: bool, arch: Architecture | None, x: Value) -> Value:
     tape = stream.tape
     normed = stream.norm(x)
     qkv = stream.linear(normed, 3 * stream.width)
@@ -208,7 +228,7 @@ def _block(
     mixed = stream.attend(qkv, heads)
     branch = stream.linear(mixed, stream.width)
     tape.release(qkv, mixed)
-    between = stream.add(x, branch, settings.drop_path)
+    between = stream.add(x, branch, drop_path)
     y = stream.norm(between)
     mlp = _mlp(stream, y, ratio)
     # Until here the first branch has its name.
@@ -217,7 +237,7 @@ def _block(
         served = tell_experts(stream, y, mlp, arch)
         tape.release(mlp)
         mlp = served
-    out = stream.add(between, mlp, settings.drop_path)
+    out = stream.add(between, mlp, drop_path)
     tape.release(mlp, between, y, x)
     return out
 

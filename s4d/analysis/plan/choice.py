@@ -153,6 +153,7 @@ def _peaks(recipe: Recipe, parts: int, backends: Backends, drop_path: bool) -> t
             backends=backends,
             element_bytes=ELEMENT_BYTES[recipe.precision],
             drop_path=drop_path,
+            recomputed=recipe.recomputed,
         )
         for kind in recipe.kinds
     )

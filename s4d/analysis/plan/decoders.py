@@ -5,7 +5,7 @@ Letters: V visible tokens, M tokens to predict, D width, r the MLP's ratio.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from s4d.analysis.plan.stream import FP32, Stream
 from s4d.analysis.plan.tape import Value
@@ -26,14 +26,23 @@ def tell_joined(decoder: Stream, bridged: Value, predicted: Stream) -> Value:
 
 
 def tell_cross_decoder(
-    predicted: Stream, bridged: Value, pairs: Pairs, arch: Architecture, mlp: Callable[[Stream, Value, int], Value]
+    predicted: Stream,
+    bridged: Value,
+    pairs: Pairs,
+    arch: Architecture,
+    mlp: Callable[[Stream, Value, int], Value],
+    recomputed: Collection[int],
 ) -> Value:
-    """The normed rows (M, D); each block reads the visible rows, which are there to the end. `mlp` tells a block's."""
+    """The normed rows (M, D); each block reads the visible rows, which are there to the end. `mlp` tells a block's.
+
+    Blocks `recomputed` keep nothing but what they are given.
+    """
     tape = predicted.tape
     memory, x = _placed(predicted, bridged, predicted)
     visible = sum(count * seen for count, _, seen in pairs)
     shown = Stream(tape, predicted.backends, [(visible, 1)], predicted.width, predicted.element)
-    for _ in range(arch.decoder_depth):
+
+    def block(x: Value) -> Value:
         normed = predicted.norm(x)
         queries = predicted.linear(normed, predicted.width)
         keys = shown.linear(memory, 2 * predicted.width, bias=False)
@@ -44,8 +53,12 @@ def tell_cross_decoder(
         tape.release(x, branch)
         y = predicted.norm(between)
         served = mlp(predicted, y, arch.mlp_ratio)
-        x = predicted.add(between, served, False)
+        out = predicted.add(between, served, False)
         tape.release(y, between, served)
+        return out
+
+    for layer in range(arch.decoder_depth):
+        x = tape.recomputed(block, x, [memory]) if layer in recomputed else block(x)
     hidden = predicted.norm(x)
     tape.release(x, memory)
     return hidden

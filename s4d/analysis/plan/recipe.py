@@ -39,7 +39,8 @@ class Recipe:
     """The model with its weights' sizes, the kinds of steps, and the tokens of one sample that the encoder sees
     and, in pre-training, those that are predicted.
 
-    `quotas` are the views of each source in a step, `assumed` says what had to be guessed, a line each.
+    `quotas` are the views of each source in a step, `assumed` says what had to be guessed, a line each. Layers
+    `recomputed`, the decoder's after the encoder's, are done again in the backward.
     """
 
     arch: Architecture
@@ -54,6 +55,12 @@ class Recipe:
     mixed: bool
     counted_twice: bool
     assumed: tuple[str, ...]
+    recomputed: frozenset[int] = frozenset()
+
+    @property
+    def layers(self) -> int:
+        """Blocks of the encoder and, in pre-training, of the decoder."""
+        return self.arch.depth + (self.arch.decoder_depth if self.task == "pretrain" else 0)
 
     @property
     def steps(self) -> int | None:

@@ -89,21 +89,24 @@ def step_time(recipe: Recipe, batch: MicroBatch, accumulation: int, update: Upda
     """Of `accumulation` micro batches on each rank and one update; messages wait for nothing and nothing for them.
 
     Counting the experts' choices of a step ahead takes another forward of each micro batch where there are several.
+    Layers that keep nothing for the backward take another forward as a whole.
     """
     work = micro_work(recipe, batch)
     ceiling = {"flops": speed.rates.flops, "bytes": speed.rates.memory}
     forwards = 2 if recipe.counted_twice and accumulation > 1 else 1
+    again = _again(recipe)
     floor: dict[str, float] = {}
     projected: dict[str, float] = {}
     bound = dict.fromkeys(("compute", "memory bandwidth", "kernel launches", "network", "host"), 0.0)
     for name in PARTS:
-        for phase, times in ((work[name].forward, forwards), (work[name].backward, 1)):
+        for phase, times in ((work[name].forward, forwards + again.get(name, 0.0)), (work[name].backward, 1)):
             least = accumulation * times * roofline_seconds((phase,), ceiling)
             floor[name] = floor.get(name, 0.0) + least
             projected[name] = projected.get(name, 0.0) + least / speed.shares[name]
             by = "compute" if phase.flops / ceiling["flops"] > phase.bytes / ceiling["bytes"] else "memory bandwidth"
             bound[by] += least / speed.shares[name]
-    waits = max(0.0, accumulation * _launch_seconds(recipe, speed, forwards) - sum(projected.values()))
+    starts = _launch_seconds(recipe, speed, forwards + len(recipe.recomputed) / recipe.layers)
+    waits = max(0.0, accumulation * starts - sum(projected.values()))
     floor["optimizer"] = update.moved / (HOST_RATE if update.on_host else speed.rates.memory)
     projected["optimizer"] = floor["optimizer"] / speed.shares["optimizer"]
     bound["host" if update.on_host else "memory bandwidth"] += projected["optimizer"]
@@ -111,13 +114,27 @@ def step_time(recipe: Recipe, batch: MicroBatch, accumulation: int, update: Upda
     projected["communication"] = floor["communication"] + MESSAGE_SECONDS * update.calls
     bound["network"] += projected["communication"]
     projected["idle"] = bound["kernel launches"] = waits
-    flops = accumulation * sum(forwards * part.forward.flops + part.backward.flops for part in work.values())
+    flops = accumulation * sum(
+        (forwards + again.get(name, 0.0)) * part.forward.flops + part.backward.flops for name, part in work.items()
+    )
     return StepTime(floor=floor, projected=projected, bound=bound, flops=flops)
 
 
-def _launch_seconds(recipe: Recipe, speed: Speed, forwards: int) -> float:
+def _again(recipe: Recipe) -> dict[str, float]:
+    """Share of each part's forward that is done again in the backward."""
+    arch, again = recipe.arch, recipe.recomputed
+    encoder = sum(layer < arch.depth for layer in again) / arch.depth
+    shares = {"encoder attention": encoder, "encoder linear": encoder}
+    if recipe.task == "pretrain":
+        decoder = sum(layer >= arch.depth for layer in again) / arch.decoder_depth
+        shares |= {"decoder attention": decoder, "decoder linear": decoder}
+    elif arch.experts is not None:
+        shares["moae"] = len(again.intersection(arch.experts.layers)) / len(arch.experts.layers)
+    return shares
+
+
+def _launch_seconds(recipe: Recipe, speed: Speed, forwards: float) -> float:
     """Host time of one micro batch's kernels; a forward starts a third of them."""
     if speed.launch_seconds is not None:
         return speed.launch_seconds
-    blocks = recipe.arch.depth + (recipe.arch.decoder_depth if recipe.task == "pretrain" else 0)
-    return LAUNCH_SECONDS * LAUNCHES_PER_BLOCK * blocks * (1 + (forwards - 1) / 3)
+    return LAUNCH_SECONDS * LAUNCHES_PER_BLOCK * recipe.layers * (1 + (forwards - 1) / 3)

@@ -6,7 +6,7 @@ reverse, and the tape knows how many bytes were alive at most. Nothing is comput
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -30,15 +30,17 @@ class Value:
 class Node:
     """One differentiable op: what its backward reads, and what that allocates.
 
-    `grads` are the bytes of each input's gradient, None where it is the output's gradient itself.
+    `grads` are the bytes of each input's gradient, None where it is the output's gradient itself. `again` tells ops
+    that kept nothing a second time, in the backward.
     """
 
     inputs: tuple[Value, ...]
     output: Value
     held: list[_Piece] = field(default_factory=list)
     grads: tuple[int | None, ...]
-    scratch: int
-    weights: int
+    scratch: int = 0
+    weights: int = 0
+    again: Callable[[Value], Value] | None = None
 
 
 class Tape:
@@ -49,6 +51,7 @@ class Tape:
         self.peak = 0
         self._keeps_gradients = keeps_gradients
         self._nodes: list[Node] = []
+        self._saves = True
 
     def new(self, size: int) -> Value:
         """A tensor that no gradient flows to; its maker holds it until `release`."""
@@ -83,20 +86,20 @@ class Tape:
         `saves` tensors, its output if asked to, and `keeps` bytes of its own. `scratch` is alive beside its results,
         `weights` are the bytes of its weights' gradients.
         """
-        held = [value.piece for value in saves]
+        held = [value.piece for value in saves] if self._saves else []
         for piece in held:
             piece.references += 1
-        if keeps:
+        if keeps and self._saves:
             held.append(self._allocate(keeps))
         if view:
             inputs[0].piece.references += 1
             output = Value(size, inputs[0].piece)
         else:
             output = Value(size, self._allocate(size))
-        if saves_output:
+        if saves_output and self._saves:
             output.piece.references += 1
             held.append(output.piece)
-        self.scratch(scratch)
+        self.scratch(scratch if self._saves else scratch + keeps)
         self._nodes.append(
             Node(
                 inputs=tuple(inputs),
@@ -109,16 +112,47 @@ class Tape:
         )
         return output
 
+    def recomputed(self, tell: Callable[[Value], Value], x: Value, reads: Sequence[Value] = ()) -> Value:
+        """The output of ops that keep nothing for the backward but `x`, and what else of outside they `reads`.
+
+        `tell` tells those ops, here and once more in the backward; it takes over the name of what it is given.
+        """
+        held = [value.piece for value in (x, *reads)]
+        for piece in held:
+            piece.references += 1
+        nodes, self._saves = self._nodes, False
+        self._nodes = []
+        output = tell(x)
+        self._nodes, self._saves = nodes, True
+        self._nodes.append(Node(inputs=(x,), output=output, held=held, grads=(), again=tell))
+        return output
+
     def backward(self) -> None:
         """Run back from the last op, in the reverse of the order in which ops were told."""
         last = self._nodes[-1].output
-        found = {id(last): self._allocate(last.size)}
-        for node in reversed(self._nodes):
+        self._run(self._nodes, {id(last): self._allocate(last.size)})
+
+    def _run(self, nodes: list[Node], found: dict[int, _Piece]) -> None:
+        for node in reversed(nodes):
             upstream = found.pop(id(node.output), None)
-            if upstream is not None:
+            if upstream is not None and node.again is not None:
+                self._tell_again(node, node.again, upstream, found)
+            elif upstream is not None:
                 self._back(node, upstream, found)
             for piece in node.held:
                 self._drop(piece)
+
+    def _tell_again(
+        self, node: Node, tell: Callable[[Value], Value], upstream: _Piece, found: dict[int, _Piece]
+    ) -> None:
+        (x,) = node.inputs
+        x.piece.references += 1
+        nodes, self._nodes = self._nodes, []
+        output = tell(x)
+        again, self._nodes = self._nodes, nodes
+        self.release(output)
+        found[id(output)] = upstream
+        self._run(again, found)
 
     def _back(self, node: Node, upstream: _Piece, found: dict[int, _Piece]) -> None:
         pieces = []

@@ -71,6 +71,19 @@ def test_offloaded_state_is_not_on_the_gpu(capsys: pytest.CaptureFixture[str]) -
     assert all(way["bound_seconds"]["host"] > 0 for way in found["ways"])
 
 
+def test_recomputed_layers_take_less_memory_and_more_time(capsys: pytest.CaptureFixture[str]) -> None:
+    plain, half, whole = (
+        planned(capsys, "--config", FINETUNE, "--gpu", "l4", f"engine.recompute={share}") for share in (0, 0.5, 1)
+    )
+    assert "engine.recompute: 6 of 12 layers are done again" in half["assumptions"]
+    assert "engine.recompute: 12 of 12 layers are done again" in whole["assumptions"]
+    more, less = (
+        [found["ways"][0]["memory"]["activations"] for found in (plain, half, whole)],
+        [found["ways"][0]["step_seconds"] for found in (whole, half, plain)],
+    )
+    assert more[0] > more[1] > more[2] and less[0] > less[1] > less[2]
+
+
 def test_text_says_what_limits_and_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--config", PRETRAIN, "--gpus-per-node", "4", "--gpu", "l4", "--network", "25"]) == 0
     text = capsys.readouterr().out

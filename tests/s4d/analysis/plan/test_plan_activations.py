@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 import kernels.backends
+from engine.recompute import layers_of, recompute, spread_evenly
 from kernels.bench.memory import measure_memory
 from kernels.bench.records import Run
 from kernels.native import attention_refuses
@@ -78,12 +79,15 @@ def loss_of(model: Any, batch: Any) -> Tensor:
     )
 
 
-def measured(task: str, family: str, dtype: torch.dtype, *, drop_path: bool) -> Activations:
+def measured(
+    task: str, family: str, dtype: torch.dtype, *, drop_path: bool = False, recomputed: float = 0.0
+) -> Activations:
     """On this machine's CPU, by every allocation; gradients of the weights included."""
     arch, batch, _ = case(task, drop_path=drop_path)
     backends = {} if family.startswith("cpu") else dataclasses.asdict(FAMILIES[family])
     build: Any = build_pretrain if task in PRETRAINED else partial(build_finetune, heads=HEADS)
     model = build(arch, seed=0, backends=backends).to(dtype).train()
+    recompute(spread_evenly(layers_of(model), recomputed))
     run = Run(
         forward=lambda: (loss_of(model, batch),),
         leaves=tuple(model.parameters()),
@@ -128,6 +132,39 @@ def test_activations_are_those_of_the_allocator(task: str, family: str, dtype: t
     )
     assert expected.kept == pytest.approx(found.kept, rel=KEPT_CLOSE)
     assert expected.peak == pytest.approx(found.peak, rel=PEAK_CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "dtype", "share", "layers"),
+    [
+        ("pretrain", "cpu fp32", torch.float32, 0.5, (1, 3)),
+        ("pretrain", "plain", torch.bfloat16, 1.0, range(5)),
+        ("joint half", "cpu fp32", torch.float32, 1.0, range(5)),
+        ("cross", "cpu fp32", torch.float32, 1.0, range(5)),
+        ("moae", "cpu fp32", torch.float32, 0.5, (1,)),
+        ("moae", "plain", torch.bfloat16, 1.0, range(3)),
+    ],
+)
+def test_recomputed_layers_save_what_they_save_by_the_allocator(
+    task: str, family: str, dtype: torch.dtype, share: float, layers: Sequence[int]
+) -> None:
+    arch, _, batch = case(task)
+    stage = "pretrain" if task in PRETRAINED else "finetune"
+    expected = [
+        activations(
+            arch,
+            stage,
+            batch,
+            backends=FAMILIES[family],
+            element_bytes=dtype.itemsize,
+            keeps_gradients=True,
+            recomputed=some,
+        )
+        for some in ((), layers)
+    ]
+    found = [measured(task, family, dtype, recomputed=some) for some in (0.0, share)]
+    assert expected[0].kept - expected[1].kept == pytest.approx(found[0].kept - found[1].kept, rel=KEPT_CLOSE)
+    assert expected[0].peak - expected[1].peak == pytest.approx(found[0].peak - found[1].peak, rel=PEAK_CLOSE)
 
 
 @pytest.fixture

@@ -106,6 +106,27 @@ def test_counting_choices_ahead_costs_a_forward_where_steps_accumulate() -> None
     assert timed(plain, parts=1, accumulation=2).flops == 2 * timed(plain, parts=2).flops
 
 
+def test_layers_done_again_cost_their_forward() -> None:
+    found = recipe(PRETRAIN, COUNTS)
+    assert found.layers == 16
+    work = micro_work(found, micro_batch(found, found.kinds[0], 4))
+    half = dataclasses.replace(found, recomputed=frozenset(range(6)))
+    encoder = work["encoder attention"].forward.flops + work["encoder linear"].forward.flops
+    assert timed(half).flops - timed(found).flops == pytest.approx(encoder / 2)
+    whole = dataclasses.replace(found, recomputed=frozenset(range(16)))
+    decoder = work["decoder attention"].forward.flops + work["decoder linear"].forward.flops
+    assert timed(whole).flops - timed(found).flops == pytest.approx(encoder + decoder)
+    assert timed(whole, launch_seconds=None).seconds > timed(found, launch_seconds=None).seconds
+    experts = recipe(FINETUNE)
+    last = dataclasses.replace(experts, recomputed=frozenset([11]))
+    work = micro_work(experts, micro_batch(experts, experts.kinds[0], 4))
+    forwards = {name: part.forward.flops for name, part in work.items()}
+    expected = (forwards["encoder attention"] + forwards["encoder linear"]) / 12
+    assert experts.arch.experts is not None
+    expected += forwards["moae"] / len(experts.arch.experts.layers)
+    assert timed(last).flops - timed(experts).flops == pytest.approx(expected)
+
+
 def all_ways(found: Recipe, memory: float, *, shrinks: bool = True) -> list[Way]:
     def state(stage: int, accumulation: int) -> State | None:
         held = {"weights": 1e9 / (2 if stage and shrinks else 1)}

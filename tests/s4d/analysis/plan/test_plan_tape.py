@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s4d.analysis.plan.tape import Tape
+from s4d.analysis.plan.tape import Tape, Value
 
 
 def test_what_is_saved_lives_until_its_backward_and_the_rest_until_its_name_goes() -> None:
@@ -45,6 +45,24 @@ def test_gradients_of_one_tensor_are_added_in_place_unless_held_elsewhere() -> N
 
     # Through `left` always comes a tensor of its own; what `right` passes on is the sum's gradient itself.
     assert peak(shared=False) == 30 and peak(shared=True) == 20
+
+
+def test_what_is_told_again_keeps_its_input_alone() -> None:
+    tape = Tape()
+
+    def twice(x: Value) -> Value:
+        y = tape.op([x], 20, saves=[x], keeps=3)
+        z = tape.op([y], 5, saves=[y], saves_output=True)
+        tape.release(x, y)
+        return z
+
+    tape.release(tape.recomputed(twice, tape.new(10)))
+    # What would be kept is there for the moment of its op.
+    assert tape.live == 10 and tape.peak == 10 + 20 + 5
+    tape.peak = 0
+    tape.backward()
+    # Input, what is kept now, the output with its gradient, and the gradient of what lies between.
+    assert tape.peak == 10 + (3 + 20 + 5) + 5 + 20 and tape.live == 10
 
 
 def test_gradients_of_weights_stay_where_they_are_kept() -> None:
