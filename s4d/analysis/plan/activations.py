@@ -12,10 +12,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 
+from s4d.analysis.plan.blocks import tell_block
 from s4d.analysis.plan.decoders import INT64, tell_cross_decoder, tell_joined
-from s4d.analysis.plan.experts import tell_experts
 from s4d.analysis.plan.pixels import tell_loss, tell_patches
 from s4d.analysis.plan.stream import FP32, MODELLED, Backends, Stream
 from s4d.analysis.plan.tape import Tape, Value
@@ -114,7 +113,14 @@ def _pretrain(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Setti
     seen = Stream(tape, settings.backends, [(count, kept) for _, count, kept, _ in runs], arch.embed_dim, size)
     tokens, x = _embedded(tape, arch, runs, seen, settings)
     for layer in range(arch.depth):
-        x = _block(seen, x, arch.mlp_ratio, arch.num_heads, settings, layer)
+        x = tell_block(
+            seen,
+            x,
+            arch.mlp_ratio,
+            arch.num_heads,
+            drop_path=settings.drop_path,
+            recomputed=layer in settings.recomputed,
+        )
     visible = seen.norm(x)
     tape.release(x)
     bridged = seen.linear(visible, arch.decoder_embed_dim, bias=False)
@@ -139,7 +145,7 @@ def _decoded(
     if arch.decoder == "cross":
         pairs = [(count, asked, kept) for (_, count, kept, _), asked in zip(runs, wanted, strict=True)]
         again = {layer - arch.depth for layer in settings.recomputed}
-        return tell_cross_decoder(predicted, bridged, pairs, arch, _mlp, again)
+        return tell_cross_decoder(predicted, bridged, pairs, arch, again)
     whole = [(count, kept + asked) for (_, count, kept, _), asked in zip(runs, wanted, strict=True)]
     decoder = Stream(tape, settings.backends, whole, arch.decoder_embed_dim, size)
     picks = 0
@@ -148,7 +154,14 @@ def _decoded(
     else:
         filled, picks = tell_joined(decoder, bridged, predicted), INT64 * predicted.tokens
     for layer in range(arch.depth, arch.depth + arch.decoder_depth):
-        filled = _block(decoder, filled, arch.mlp_ratio, arch.decoder_num_heads, settings, layer)
+        filled = tell_block(
+            decoder,
+            filled,
+            arch.mlp_ratio,
+            arch.decoder_num_heads,
+            drop_path=settings.drop_path,
+            recomputed=layer in settings.recomputed,
+        )
     # Index selection keeps its indices, which are the batch's unless some are left out; back it fills a stream with
     # zeros.
     chosen = tape.op([filled], predicted.row_bytes, keeps=picks)
@@ -164,7 +177,15 @@ def _finetune(tape: Tape, arch: Architecture, batch: MicroBatch, settings: Setti
     with_experts = arch.experts.layers if arch.experts is not None else ()
     for layer in range(arch.depth):
         experts = arch if layer in with_experts else None
-        x = _block(stream, x, arch.mlp_ratio, arch.num_heads, settings, layer, experts)
+        x = tell_block(
+            stream,
+            x,
+            arch.mlp_ratio,
+            arch.num_heads,
+            drop_path=settings.drop_path,
+            recomputed=layer in settings.recomputed,
+            arch=experts,
+        )
     # The mean over tokens in float32; back each run fills a whole stream with zeros around its share.
     wide = x if size >= FP32 else tape.op([x], stream.tokens * arch.embed_dim * FP32)
     means = []
@@ -204,56 +225,3 @@ def _filled(decoder: Stream, bridged: Value) -> Value:
     placed = tape.op([filled], size, grads=[None], scratch=places)
     tape.release(filled)
     return placed
-
-
-def _block(
-    stream: Stream,
-    x: Value,
-    ratio: int,
-    heads: int,
-    settings: Settings,
-    layer: int,
-    arch: Architecture | None = None,
-) -> Value:
-    """One block, which takes the name `x` over; with `arch` its experts run beside the MLP."""
-    tell = partial(_block_once, stream, ratio, heads, settings.drop_path, arch)
-    return stream.tape.recomputed(tell, x) if layer in settings.recomputed else tell(x)
-
-
-def _block_once(stream: Stream, ratio: int, heads: int, drop_path: bool, arch: Architecture | None, x: Value) -> Value:
-    tape = stream.tape
-    normed = stream.norm(x)
-    qkv = stream.linear(normed, 3 * stream.width)
-    tape.release(normed)
-    mixed = stream.attend(qkv, heads)
-    branch = stream.linear(mixed, stream.width)
-    tape.release(qkv, mixed)
-    between = stream.add(x, branch, drop_path)
-    y = stream.norm(between)
-    mlp = _mlp(stream, y, ratio)
-    # Until here the first branch has its name.
-    tape.release(branch)
-    if arch is not None:
-        served = tell_experts(stream, y, mlp, arch)
-        tape.release(mlp)
-        mlp = served
-    out = stream.add(between, mlp, drop_path)
-    tape.release(mlp, between, y, x)
-    return out
-
-
-def _mlp(stream: Stream, y: Value, ratio: int) -> Value:
-    wide = stream.linear(y, ratio * stream.width)
-    # Keeps what GELU is given; GELU itself is there for a moment in both directions. Compiled, a block keeps it too:
-    # torch.compile makes nothing again that a product reads.
-    mlp = stream.tape.op(
-        [wide],
-        stream.row_bytes,
-        saves=[wide],
-        keeps=wide.size if stream.backends.blocks == "compiled" else 0,
-        scratch=wide.size,
-        back_scratch=wide.size,
-        weights=(ratio * stream.width + 1) * stream.width * stream.element,
-    )
-    stream.tape.release(wide)
-    return mlp

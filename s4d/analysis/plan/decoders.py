@@ -5,8 +5,9 @@ Letters: V visible tokens, M tokens to predict, D width, r the MLP's ratio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
+from s4d.analysis.plan.blocks import tell_mlp
 from s4d.analysis.plan.stream import FP32, Stream
 from s4d.analysis.plan.tape import Value
 from s4d.models.sizes import Architecture
@@ -30,10 +31,9 @@ def tell_cross_decoder(
     bridged: Value,
     pairs: Pairs,
     arch: Architecture,
-    mlp: Callable[[Stream, Value, int], Value],
     recomputed: Collection[int],
 ) -> Value:
-    """The normed rows (M, D); each block reads the visible rows, which are there to the end. `mlp` tells a block's.
+    """The normed rows (M, D); each block reads the visible rows, which are there to the end.
 
     Blocks `recomputed` keep nothing but what they are given.
     """
@@ -52,7 +52,7 @@ def tell_cross_decoder(
         between = predicted.add(x, branch, False)
         tape.release(x, branch)
         y = predicted.norm(between)
-        served = mlp(predicted, y, arch.mlp_ratio)
+        served = tell_mlp(predicted, y, arch.mlp_ratio)
         out = predicted.add(between, served, False)
         tape.release(y, between, served)
         return out
